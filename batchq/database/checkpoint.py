@@ -1,0 +1,59 @@
+"""Moves the write-ahead log into the database file, from one place and with writers excluded.
+
+SQLite 3.7.0 to 3.51.2 can lose committed pages when a checkpoint races with a writer that restarts the
+log (sqlite.org/wal.html#walresetbug), so automatic checkpoints are off on every connection. A reader
+that stays open only delays this: the log grows until it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+CHECKPOINT_BYTES = 16 * 1024 * 1024
+
+
+class Checkpointer:
+    """Decides when the log is long enough, and folds it in while this process holds the write lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Watch the log beside `path`."""
+        self._path = path
+        self._log = f"{path}-wal"
+        self._threshold = CHECKPOINT_BYTES
+
+    def due(self) -> bool:
+        """Whether the log has outgrown its threshold; costs one stat."""
+        try:
+            return os.stat(self._log).st_size > self._threshold
+        except FileNotFoundError:
+            return False
+
+    def run(self, connection: Connection) -> None:
+        """Checkpoint on a second connection while `connection` keeps all writers out."""
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except DBAPIError:
+            connection.rollback()
+            return  # somebody is writing; the next commit asks again
+        try:
+            self._checkpoint()
+        finally:
+            connection.rollback()
+
+    def _checkpoint(self) -> None:
+        second = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+        try:
+            second.execute("PRAGMA wal_autocheckpoint=0")
+            second.execute("PRAGMA synchronous=FULL")
+            busy, frames, moved = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        finally:
+            second.close()
+        complete = not busy and frames == moved
+        # While a reader holds it back, ask again only when the log has grown by as much again.
+        size = os.stat(self._log).st_size
+        self._threshold = CHECKPOINT_BYTES if complete else size + CHECKPOINT_BYTES

@@ -1,0 +1,100 @@
+"""The exceptions of batchq, each with the exit code that the command line ends with.
+
+    BatchqError                 1   something failed
+    ├── UsageError              2   the command or call can't be carried out as given
+    │   ├── BadInput            2   the input has rows that can't be enqueued
+    │   ├── BatchConflict       2   the input or settings contradict what the batch holds
+    │   ├── NoDatabase          2   there is no database at that path
+    │   └── UnknownBatch        2   no batch has that name
+    ├── TimedOutWaiting         4   the batch did not finish in the time given
+    ├── CannotGoOn              5   what is left can't run until somebody acts
+    ├── ConfigurationError      78  a key, URL or worker is missing or wrong
+    └── StoreError              1   the database refused
+        ├── DatabaseBusy        1   another process holds the write lock
+        ├── DatabaseUnavailable 1   the disk is full, the server is gone: it may come back
+        ├── DataRefused         1   a value can't be stored, whenever it is tried
+        ├── NotABatchqDatabase  1   the file belongs to something else, or is damaged
+        └── SchemaMismatch      1   the database was written by another version of batchq
+
+What a worker raises to steer its job (RetryLater, Reject, Throttled, Halt) is in `worker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class BatchqError(Exception):
+    """Something failed; the message says what, where, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(BatchqError):
+    """The command or call can't be carried out as given."""
+
+    exit_code = 2
+
+
+class BadInput(UsageError):
+    """The input has rows that can't be enqueued; nothing was written."""
+
+    def __init__(self, message: str, examples: Sequence[str] = (), count: int = 0) -> None:
+        """Keep the first `examples` (file, line, reason) of `count` bad rows."""
+        super().__init__(message)
+        self.examples = tuple(examples)
+        self.count = count
+
+
+class BatchConflict(UsageError):
+    """The input or settings contradict what the batch already holds."""
+
+
+class NoDatabase(UsageError):
+    """There is no database at that path."""
+
+
+class UnknownBatch(UsageError):
+    """No batch has that name."""
+
+
+class TimedOutWaiting(BatchqError):
+    """The batch did not finish in the time given."""
+
+    exit_code = 4
+
+
+class CannotGoOn(BatchqError):
+    """What is left can't run until somebody acts."""
+
+    exit_code = 5
+
+
+class ConfigurationError(BatchqError):
+    """A key, URL or worker is missing or wrong."""
+
+    exit_code = 78
+
+
+class StoreError(BatchqError):
+    """The database refused."""
+
+
+class DatabaseBusy(StoreError):
+    """Another process holds the write lock for longer than we are willing to wait."""
+
+
+class DatabaseUnavailable(StoreError):
+    """The database can't be used at the moment (disk full, I/O error, server gone)."""
+
+
+class DataRefused(StoreError):
+    """A value can't be stored, whenever it is tried; nothing of its transaction was."""
+
+
+class NotABatchqDatabase(StoreError):
+    """The file belongs to something else, or is damaged."""
+
+
+class SchemaMismatch(StoreError):
+    """The database was written by another version of batchq."""

@@ -1,0 +1,174 @@
+"""Reads CSV and TSV: a header, then a prompt per record; quoted fields may span lines."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from batchq.errors import UsageError
+from batchq.formats.rows import (
+    ID_COLUMN,
+    PROMPT_COLUMN,
+    BadRow,
+    Ids,
+    ReadOptions,
+    Row,
+    RowError,
+    Rows,
+    bad_utf8,
+    bare,
+    checked_prompt,
+    names,
+)
+
+_MAX_FIELD = 2**31 - 1  # the most that every platform takes
+_MAX_OPEN_QUOTE = 32 << 20
+
+
+def read_delimited(lines: Iterable[bytes], options: ReadOptions, *, name: str, delimiter: str) -> Rows:
+    """Yield a row per record of the file that messages call `name`."""
+    csv.field_size_limit(_MAX_FIELD)
+    records = _Records(lines, name, delimiter)
+    columns = _Columns(name, records.header(), options)
+    found = False
+    for record in records:
+        found = True
+        if isinstance(record, str):
+            yield BadRow(records.start, record, records.raw())
+            continue
+        row: Row | BadRow
+        try:
+            row = columns.row(records.start, record)
+        except RowError as error:
+            row = BadRow(records.start, str(error), records.raw())
+        yield row
+    if not found:
+        raise UsageError(f"{name} is empty: it has a header but no rows")
+    return True
+
+
+class _Columns:
+    """Which columns hold the prompt and the id."""
+
+    def __init__(self, name: str, header: Sequence[str], options: ReadOptions) -> None:
+        doubled = [column for column, count in Counter(header).items() if count > 1]
+        if doubled:
+            raise UsageError(f"{name} has more than one column {names(doubled)}: give each its own name")
+        self._width = len(header)
+        self._prompt_name, self._prompt = _prompt_column(name, header, options.prompt_field)
+        self._id = _id_column(name, header, options.id_field)
+        self._id_name = options.id_field or ID_COLUMN
+        self._ids = Ids(options.id_field)
+
+    def row(self, line: int, record: Sequence[str]) -> Row:
+        """Return the row that a record stands for."""
+        if len(record) != self._width:
+            fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
+            raise RowError(f"{fields}, the header has {self._width}")
+        prompt = checked_prompt(record[self._prompt], self._prompt_name)
+        if self._id is None:
+            return Row(line, None, prompt)
+        return Row(line, self._ids.take({self._id_name: record[self._id]}), prompt)
+
+
+def _prompt_column(name: str, header: Sequence[str], asked: str | None) -> tuple[str, int]:
+    if asked is not None:
+        if asked not in header:
+            raise UsageError(
+                f"{name} has no column `{asked}`, only {names(header)}: name one of them with --prompt-field"
+            )
+        return asked, header.index(asked)
+    if PROMPT_COLUMN in header:
+        return PROMPT_COLUMN, header.index(PROMPT_COLUMN)
+    if len(header) == 1:
+        return header[0], 0
+    raise UsageError(
+        f"{name} has no column `prompt`, only {names(header)}: name the prompt's with --prompt-field"
+    )
+
+
+def _id_column(name: str, header: Sequence[str], asked: str | None) -> int | None:
+    if asked is not None and asked not in header:
+        raise UsageError(
+            f"{name} has no column `{asked}`, only {names(header)}: name one of them with --id-field"
+        )
+    wanted = ID_COLUMN if asked is None else asked
+    return header.index(wanted) if wanted in header else None
+
+
+class _Records:
+    """The records of a file, each a list of fields or the reason why it is bad.
+
+    `start` and `raw()` tell which lines the last record came from.
+    """
+
+    def __init__(self, lines: Iterable[bytes], name: str, delimiter: str) -> None:
+        self.start = 0
+        self._name = name
+        self._line = 0
+        self._raws: list[bytes] = []
+        self._faults: list[str] = []
+        self._reader = csv.reader(self._text(lines), delimiter=delimiter, strict=True)
+
+    def header(self) -> Sequence[str]:
+        """Return the first record, which must be good."""
+        first = next(self, None)
+        if first is None:
+            raise UsageError(f"{self._name} is empty")
+        if isinstance(first, str):
+            raise UsageError(f"{self._name}, line {self.start}: the header can't be read: {first}")
+        return first
+
+    def raw(self) -> bytes:
+        """Return the bytes of the last record, without its line end."""
+        return bare(b"".join(self._raws))
+
+    def __iter__(self) -> Iterator[list[str] | str]:
+        """Iterate over what is left."""
+        return self
+
+    def __next__(self) -> list[str] | str:
+        """Return the next record that is not a blank line."""
+        while True:
+            self._raws.clear()
+            self._faults.clear()
+            self.start = self._line + 1
+            try:
+                record = next(self._reader)
+            except csv.Error as error:
+                return self._faults[0] if self._faults else _reason(error)
+            if self._faults:
+                return self._faults[0]
+            if record and not (len(record) == 1 and self._is_blank()):
+                return record
+
+    def _is_blank(self) -> bool:
+        return len(self._raws) == 1 and self._raws[0].isspace()
+
+    def _text(self, lines: Iterable[bytes]) -> Iterator[str]:
+        size = 0
+        for raw in lines:
+            self._line += 1
+            size = size + len(raw) if self._raws else len(raw)
+            self._raws.append(raw)
+            if size > _MAX_OPEN_QUOTE and len(self._raws) > 1:
+                raise UsageError(
+                    f"{self._name}, line {self.start}: a quoted field is not closed within"
+                    f" {_MAX_OPEN_QUOTE >> 20} MiB: add its closing quote"
+                )
+            try:
+                text = raw.decode()
+            except UnicodeDecodeError as error:
+                self._faults.append(bad_utf8(error))
+                # The quotes still tell where the record ends.
+                text = raw.decode(errors="surrogateescape")
+            yield text
+
+
+def _reason(error: csv.Error) -> str:
+    if "unexpected end of data" in str(error):
+        return "a quoted field is not closed before the end of the file"
+    if "new-line character" in str(error):
+        return "a carriage return in a field that is not quoted"
+    return f"not valid CSV: {error}"

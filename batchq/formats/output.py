@@ -1,0 +1,188 @@
+"""Writes results: a JSON line per job, into files that are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from batchq.errors import UsageError
+from batchq.jobs import NANO, Result, Usage
+
+# One encoder for all: `json.dumps` with separators makes a new one at every call.
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+_BUFFER = 1 << 18
+_NAME_SHOWN = 48  # at four bytes each the temporary name stays below 255
+_OPEN_STREAM = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})")
+
+
+def render_jsonl(result: Result, *, with_prompt: bool) -> str:
+    """Return a result as one line of ASCII JSON, without the line end; equal results give equal bytes."""
+    parts = [f'{{"custom_id":{_text(result.custom_id)},"position":{result.position}']
+    if with_prompt:
+        parts.append(f'"prompt":{_spliced(result.payload) if result.payload is not None else "null"}')
+    parts.append(f'"state":{_encode(result.state)}')
+    if result.result is not None:
+        parts.append(f'"result":{_spliced(result.result)}')
+    if result.error is not None or result.error_class is not None:
+        parts.append(f'"error":{{"class":{_text(result.error_class)},"message":{_text(result.error)}}}')
+    parts.append(f'"attempts":{result.attempts},"usage":{_usage(result.usage, result.cost)}')
+    if result.finish_reason is not None:
+        parts.append(f'"finish_reason":{_encode(result.finish_reason)}')
+    return ",".join(parts) + "}"
+
+
+def _usage(usage: Usage, cost: int | None) -> str:
+    return (
+        f'{{"input_tokens":{_number(usage.input_tokens)},"output_tokens":{_number(usage.output_tokens)}'
+        f',"cached_tokens":{_number(usage.cached_tokens)},"reasoning_tokens":{_number(usage.reasoning_tokens)}'
+        f',"cost":{_dollars(cost)}}}'
+    )
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else _encode(value)
+
+
+def _number(value: int | None) -> str:
+    return "null" if value is None else str(value)
+
+
+def _dollars(nano: int | None) -> str:
+    """Always with a fraction, so that a reader that infers types sees one type."""
+    if nano is None:
+        return "null"
+    whole, fraction = divmod(abs(nano), NANO)
+    digits = f"{fraction:09d}".rstrip("0") or "0"
+    return f"{'-' if nano < 0 else ''}{whole}.{digits}"
+
+
+def _spliced(text: str) -> str:
+    """Return JSON text as it is stored, made fit for one ASCII line if something else stored it."""
+    if text.isascii() and "\n" not in text and "\r" not in text:
+        return text
+    return _encode(json.loads(text))
+
+
+class AtomicFile:
+    """A file that appears whole under its name when the `with` block ends well, and else not at all.
+
+    Pipes, terminals and standard output are written directly.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the target; nothing is opened before the `with` block."""
+        self._path = path
+        self._target = Path(os.path.realpath(path))
+        self._temporary: Path | None = None
+        self._writer: io.TextIOWrapper | None = None
+
+    def __enter__(self) -> io.TextIOWrapper:
+        """Open the temporary file; write text to what this returns, or bytes to its `buffer`."""
+        try:
+            descriptor = self._open()
+        except OSError as error:
+            raise UsageError(f"can't write {self._path}: {self._why(error)}") from error
+        except BaseException:
+            self._discard()
+            raise
+        raw = io.FileIO(descriptor, "wb")
+        self._writer = io.TextIOWrapper(
+            io.BufferedWriter(raw, _BUFFER), encoding="utf-8", newline="\n", write_through=True
+        )
+        return self._writer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the file in place, or remove what there is of it."""
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self._commit()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _open(self) -> int:
+        stream = _open_stream(self._path)
+        if stream is not None:
+            # A duplicate keeps the offset, and the append mode of `>>`.
+            return os.dup(stream)
+        try:
+            mode = self._target.stat().st_mode
+        except FileNotFoundError:
+            return self._open_temporary(0o666)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError
+        if not stat.S_ISREG(mode):
+            return os.open(self._target, os.O_WRONLY | os.O_CLOEXEC)
+        if not os.access(self._target, os.W_OK):
+            raise UsageError(f"can't write {self._path}: the file is read-only; choose another name")
+        descriptor = self._open_temporary(mode & 0o700)
+        with suppress(OSError):  # some file systems have no modes
+            os.fchmod(descriptor, stat.S_IMODE(mode))
+        return descriptor
+
+    def _open_temporary(self, mode: int) -> int:
+        name = f".{self._target.name[:_NAME_SHOWN]}.{os.urandom(6).hex()}.tmp"
+        self._temporary = self._target.with_name(name)
+        return os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+    def _why(self, error: OSError) -> str:
+        directory = self._target.parent
+        if isinstance(error, IsADirectoryError):
+            return "it is a directory; name a file in it"
+        if isinstance(error, NotADirectoryError):
+            return f"{directory} is not a directory"
+        if isinstance(error, FileNotFoundError):
+            return f"the directory {directory} does not exist; create it first"
+        if isinstance(error, PermissionError):
+            return f"this user may not create files in {directory}"
+        return error.strerror or str(error)
+
+    def _commit(self) -> None:
+        writer = self._writer
+        if writer is None:
+            return
+        writer.flush()
+        if self._temporary is None:
+            writer.close()
+            return
+        os.fsync(writer.fileno())
+        writer.close()
+        self._temporary.replace(self._target)
+        self._temporary = None
+        with suppress(OSError):  # some file systems can't sync a directory
+            _sync_directory(self._target.parent)
+
+    def _discard(self) -> None:
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+        if self._temporary is not None:
+            with suppress(OSError):
+                self._temporary.unlink()
+
+
+def _open_stream(path: Path) -> int | None:
+    name = str(path)
+    if name in {"/dev/stdout", "/dev/stderr"}:
+        return 1 if name.endswith("out") else 2
+    match = _OPEN_STREAM.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,117 @@
+"""What a prompt becomes: the body of its API request, and the key that names that request.
+
+A payload is what one input line asks, as JSON: a string (the prompt), `{"messages": [...]}`, or
+`{"body": {...}}`. The batch holds the rest: model, system prompt, parameters, url.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import cast
+
+from batchq.jobs import Json
+
+CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+DEFAULT_URL = CHAT
+KNOWN_URLS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS)
+
+_KEY_BYTES = 16
+_PLACEHOLDER = "\x00prompt\x00"
+
+
+def encode(value: Json) -> str:
+    """Return compact, ASCII-escaped JSON: NUL and lone surrogates survive any database."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def canonical(value: Json) -> str:
+    """Return the one JSON text that equal values share."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+
+
+def merge_body(model: str, settings: Mapping[str, Json], payload: Json) -> dict[str, Json]:
+    """Build the request body: the batch's parameters, then what the line says, which wins."""
+    body: dict[str, Json] = {"model": model} if model else {}
+    _merge_into(body, cast("dict[str, Json]", settings.get("params") or {}))
+    system = settings.get("system")
+    url = settings.get("url") or DEFAULT_URL
+    if isinstance(payload, dict) and isinstance(payload.get("body"), dict):
+        _merge_into(body, cast("dict[str, Json]", payload["body"]))
+        if model:
+            body["model"] = model
+    elif isinstance(payload, dict):
+        _merge_into(body, payload)
+    elif url == EMBEDDINGS or url == RESPONSES:
+        body["input"] = payload
+    elif url == COMPLETIONS:
+        body["prompt"] = payload
+    else:
+        body["messages"] = [{"role": "user", "content": payload}]
+    if isinstance(system, str):
+        _add_system(body, url, system)
+    return body
+
+
+def prompt_of(payload: Json) -> str | dict[str, Json]:
+    """Return what a plain worker function is given: the string, or the messages or body as a dict."""
+    if isinstance(payload, str):
+        return payload
+    if isinstance(payload, dict):
+        body = payload.get("body")
+        return body if isinstance(body, dict) else payload
+    raise ValueError(f"a payload is a string or an object, not {type(payload).__name__}")
+
+
+class RequestKeys:
+    """Computes the key of each request of one batch: 32 hex digits, equal for equal requests."""
+
+    def __init__(self, worker: str, endpoint: str, model: str, settings: Mapping[str, Json]) -> None:
+        """Hash once what all rows share."""
+        self._model = model
+        self._settings = settings
+        url = settings.get("url") or DEFAULT_URL
+        self._base = blake2b(canonical([worker, endpoint, url]).encode(), digest_size=_KEY_BYTES)
+        # A string prompt changes one spot of an otherwise constant body, so most rows need no merge.
+        template = canonical(merge_body(model, settings, _PLACEHOLDER))
+        before, _, after = template.partition(encode(_PLACEHOLDER))
+        self._before = self._base.copy()
+        self._before.update(before.encode())
+        self._after = after.encode()
+
+    def key(self, payload: Json, payload_json: str) -> str:
+        """Return the key of `payload`, whose compact JSON is `payload_json`."""
+        if isinstance(payload, str):
+            digest = self._before.copy()
+            digest.update(payload_json.encode())
+            digest.update(self._after)
+        else:
+            digest = self._base.copy()
+            digest.update(canonical(merge_body(self._model, self._settings, payload)).encode())
+        return digest.hexdigest()
+
+
+def _merge_into(target: dict[str, Json], source: Mapping[str, Json]) -> None:
+    for name, value in source.items():
+        present = target.get(name)
+        if isinstance(present, dict) and isinstance(value, dict):
+            merged = dict(present)
+            _merge_into(merged, value)
+            target[name] = merged
+        else:
+            target[name] = value
+
+
+def _add_system(body: dict[str, Json], url: Json, system: str) -> None:
+    if url == RESPONSES:
+        body.setdefault("instructions", system)
+        return
+    messages = body.get("messages")
+    if isinstance(messages, list) and not any(
+        isinstance(message, dict) and message.get("role") in {"system", "developer"} for message in messages
+    ):
+        body["messages"] = [{"role": "system", "content": system}, *messages]

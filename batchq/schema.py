@@ -1,0 +1,233 @@
+"""Tables, indexes and CHECKs; the schema's version.
+
+Ids are AUTOINCREMENT: a re-used id would be a hole in the fence that tokens make. Times are integer
+milliseconds, money integer nano-dollars; payloads, results and errors are TEXT that holds
+ASCII-escaped JSON, so that NUL and lone surrogates survive any database.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+SCHEMA_VERSION = 1
+
+# Written into the header of a SQLite file, so that a foreign file is told from an empty queue ("bchq").
+APPLICATION_ID = 0x62636871
+
+metadata = MetaData()
+
+# BIGINT keys would not alias SQLite's rowid: AUTOINCREMENT needs INTEGER there.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+LIVE_STATES = "state IN ('pending','inflight')"
+CLAIMABLE = text(f"{LIVE_STATES} AND leader_id IS NULL")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("worker", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("settings", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("call_timeout_ms", BigInteger, nullable=False),
+    Column("budget", BigInteger),
+    Column("state", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("enqueue_until", BigInteger, nullable=False),
+    Column("sealed_at", BigInteger),
+    CheckConstraint("state IN ('open','paused','cancelled')", name="batch_state"),
+    CheckConstraint("max_attempts >= 1", name="batch_max_attempts"),
+    CheckConstraint("call_timeout_ms > 0", name="batch_call_timeout"),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("batch_id", BigInteger, ForeignKey("batches.id"), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("custom_id", Text),
+    Column("key", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    # While pending: not before. While inflight: leased until.
+    Column("claimable_at", BigInteger, nullable=False),
+    Column("token", BigInteger, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("losses", Integer, nullable=False, server_default=text("0")),
+    Column("throttles", Integer, nullable=False, server_default=text("0")),
+    Column("claimed_by", Text),
+    Column("claimed_at", BigInteger),
+    Column("lane", Text),
+    Column("result", Text),
+    Column("error", Text),
+    Column("error_class", Text),
+    Column("finish_reason", Text),
+    Column("meta", Text),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("cost", BigInteger),
+    Column("cost_source", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("leader_id", BigInteger),
+    Column("followers", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint("state IN ('pending','inflight','done','failed','cancelled')", name="job_state"),
+    CheckConstraint("(state IN ('done','failed','cancelled')) = (finished_at IS NOT NULL)", name="job_final"),
+    CheckConstraint("state <> 'done' OR result IS NOT NULL", name="job_done_has_result"),
+    CheckConstraint("state <> 'inflight' OR claimed_by IS NOT NULL", name="job_inflight_has_runner"),
+    CheckConstraint("attempts >= 0 AND token >= 0", name="job_counts"),
+    UniqueConstraint("batch_id", "position", name="job_position"),
+    sqlite_autoincrement=True,
+)
+
+Index(
+    "job_custom_id",
+    jobs.c.batch_id,
+    jobs.c.custom_id,
+    unique=True,
+    sqlite_where=jobs.c.custom_id.is_not(None),
+    postgresql_where=jobs.c.custom_id.is_not(None),
+)
+
+# The one index that finding work reads: the walk of live batches, due and expired rows, "finished?".
+Index(
+    "job_claimable",
+    jobs.c.batch_id,
+    jobs.c.state,
+    jobs.c.claimable_at,
+    jobs.c.id,
+    sqlite_where=CLAIMABLE,
+    postgresql_where=CLAIMABLE,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", BigInteger, ForeignKey("jobs.id"), nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("runner", Text),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger),
+    Column("outcome", Text, nullable=False),
+    Column("charged", Boolean, nullable=False),
+    Column("error", Text),
+    Column("error_class", Text),
+    Column("status", Integer),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("cost", BigInteger),
+    Column("cost_source", Text),
+    Column("late", Boolean, nullable=False),
+    Column("late_result", Text),
+    PrimaryKeyConstraint("job_id", "token"),
+    CheckConstraint(
+        "outcome IN ('succeeded','failed','retry','throttled','halted','released','lost','cancelled')",
+        name="attempt_outcome",
+    ),
+    sqlite_with_rowid=False,
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("worker", Text, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("rpm", Float),
+    Column("tpm", Float),
+    Column("max_inflight", Integer),
+    Column("burst", Float),
+    Column("requests_left", Float),
+    Column("tokens_left", Float),
+    Column("refilled_at", BigInteger),
+    Column("learned_rate", Float),
+    Column("rate_at_last_429", Float),
+    Column("cut_at", BigInteger),
+    Column("paused_until", BigInteger),
+    Column("halted_at", BigInteger),
+    Column("probe_at", BigInteger),
+    Column("reason", Text),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+)
+
+# Signed deltas per batch and writer: only their sum means anything. `runner` is '' for producers,
+# operators and the folded rows of runners that left.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("batch_id", BigInteger, ForeignKey("batches.id"), nullable=False),
+    Column("runner", Text, nullable=False),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in (
+            "pending",
+            "inflight",
+            "done",
+            "failed",
+            "cancelled",
+            "attempts",
+            "losses",
+            "late",
+            "input_tokens",
+            "output_tokens",
+            "cached_tokens",
+            "reasoning_tokens",
+            "cost",
+            "priced",
+            "unpriced",
+        )
+    ),
+    PrimaryKeyConstraint("batch_id", "runner"),
+    sqlite_with_rowid=False,
+)
+
+runners = Table(
+    "runners",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("in_flight", Integer, nullable=False),
+    Column("serves", Text, nullable=False),
+    Column("lease_ms", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("stopped_at", BigInteger),
+)

@@ -1,0 +1,257 @@
+"""The store: every statement that batchq sends to the database.
+
+What a caller may rely on:
+
+- Two claims never hold one job: a claim gives each job a lease and a token that no other claim has.
+- A result is accepted only from the claim that still holds the job. Any other is logged as late.
+- A job is claimed when it is due, or when its lease has run out by the database's clock; never before.
+- Settling is idempotent: an exchange whose commit was not confirmed may be repeated.
+- Every method is one short transaction, or, where rows without number are concerned, one per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+
+from batchq.database import SqliteDatabase, Transaction, open_sqlite, sqlite_path
+from batchq.errors import UnknownBatch
+from batchq.jobs import (
+    Attempt,
+    Batch,
+    BatchState,
+    ErrorGroup,
+    Exchanged,
+    Lane,
+    NewBatch,
+    NewJob,
+    Progress,
+    Result,
+    RunnerIdentity,
+    RunnerInfo,
+)
+from batchq.store import enqueue, operate, results, runners
+from batchq.store.exchange import ExchangeRequest, exchange, look
+from batchq.store.lanes import read_lanes, reopen
+
+__all__ = ["ExchangeRequest", "Store", "open_store"]
+
+T = TypeVar("T")
+
+PAGE_ROWS = 500
+OPERATOR_PATIENCE = 60.0
+
+
+async def open_store(location: str, *, create: bool = False, clock: Callable[[], int] | None = None) -> Store:
+    """Open the queue at a path or URL; use as an async context manager, or call `close`.
+
+    Raises NoDatabase where there is none and `create` is off. `clock` replaces the database's, for tests.
+    """
+    return Store(await open_sqlite(sqlite_path(location), create=create, clock=clock))
+
+
+class Store:
+    """A queue in a database."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        """Wrap an open database; `open_store` is the way in."""
+        self._database = database
+
+    async def __aenter__(self) -> Self:
+        """Return the store."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._database.close()
+
+    @property
+    def location(self) -> str:
+        """The absolute path of the database."""
+        return str(self._database.path)
+
+    def changed(self) -> bool:
+        """Whether anybody, also this process, committed since the last call; costs microseconds."""
+        return self._database.changed()
+
+    # Running: what a runner says and hears.
+
+    async def register(self, runner: RunnerIdentity) -> None:
+        """Announce a runner; halted lanes let one job through, since the cause may be gone."""
+        await self._database.write(partial(runners.register, runner=runner))
+
+    async def retire(self, runner: RunnerIdentity) -> None:
+        """Say that a runner stopped."""
+        await self._database.write(partial(runners.retire, runner=runner), patience=OPERATOR_PATIENCE)
+
+    async def exchange(self, request: ExchangeRequest) -> Exchanged:
+        """Settle, renew and claim; looks for work by a read first where there is nothing to write."""
+        if not request.writes:
+            seen = await self._database.read(partial(look, request=request))
+            if seen is not None:
+                return seen
+        return await self._database.write(partial(exchange, request=request))
+
+    async def live_batches(self) -> list[tuple[Batch, int | None, int | None]]:
+        """Return the batches with unfinished work, when each is next due and when its next lease ends."""
+        return await self._database.read(results.read_live)
+
+    async def unsealed_batches(self) -> list[Batch]:
+        """Return the batches that a producer has not completed."""
+        return await self._database.read(results.read_unsealed)
+
+    # Producing.
+
+    async def open_batch(self, new: NewBatch) -> Batch:
+        """Create a batch, or return the equal one of that name. Raises BatchConflict."""
+        return await self._write(partial(enqueue.open_batch, new=new))
+
+    async def existing_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> dict[object, enqueue.Existing]:
+        """Return what the batch holds under the chunk's custom_ids, or positions."""
+        return await self._database.read(partial(enqueue.existing_jobs, batch_id=batch.id, chunk=chunk))
+
+    async def has_custom_ids(self, batch: Batch) -> bool | None:
+        """Whether the batch's jobs have custom_ids; None while it has no jobs."""
+        return await self._database.read(partial(enqueue.has_custom_ids, batch_id=batch.id))
+
+    async def add_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> int:
+        """Add the jobs that are not there yet; return how many were added. Raises BatchConflict."""
+        return await self._write(partial(enqueue.add_jobs, batch_id=batch.id, chunk=chunk))
+
+    async def seal(self, batch: Batch) -> None:
+        """Say that the batch is complete."""
+        await self._write(partial(enqueue.seal, batch_id=batch.id))
+
+    # Reading.
+
+    async def find_batch(self, name: str) -> Batch | None:
+        """Return the batch of that name, or None."""
+        return await self._database.read(partial(enqueue.find_batch, name=name))
+
+    async def batch(self, name: str) -> Batch:
+        """Return the batch of that name. Raises UnknownBatch, naming the nearest."""
+        found = await self.find_batch(name)
+        if found is None:
+            raise UnknownBatch(_unknown(name, [batch.name for batch in await self.batches()], self.location))
+        return found
+
+    async def batches(self) -> list[Batch]:
+        """Return all batches, newest first."""
+        return await self._database.read(enqueue.list_batches)
+
+    async def progress(self, name: str) -> Progress:
+        """Return where a batch stands. Raises UnknownBatch."""
+        batch = await self.batch(name)
+        return await self._database.read(partial(results.read_progress, batch=batch))
+
+    async def results(
+        self, batch: Batch, *, with_prompt: bool = False, page_rows: int = PAGE_ROWS
+    ) -> AsyncIterator[Result]:
+        """Yield every job of a batch in input order, read in short pages."""
+        after = -1
+        while True:
+            page = await self._database.read(
+                partial(
+                    results.read_results, batch_id=batch.id, after=after, limit=page_rows, with_prompt=with_prompt
+                )
+            )
+            for result in page:
+                yield result
+            if len(page) < page_rows:
+                return
+            after = page[-1].position
+
+    async def job(self, batch: Batch, position: int) -> tuple[Result, list[Attempt]] | None:
+        """Return one job with its attempts; None if there is no such position."""
+        return await self._database.read(partial(results.read_job, batch_id=batch.id, position=position))
+
+    async def errors(self, batch: Batch) -> list[ErrorGroup]:
+        """Return the batch's failures by class, with an example each."""
+        return await self._database.read(partial(results.read_errors, batch_id=batch.id))
+
+    async def runners(self) -> tuple[RunnerInfo, ...]:
+        """Return the runners that did not say goodbye."""
+        return await self._database.read(runners.read_runners)
+
+    async def lanes(self) -> tuple[Lane, ...]:
+        """Return the lanes that ever had news."""
+        return await self._database.read(read_lanes)
+
+    async def recount(self, batch: Batch) -> dict[str, int]:
+        """Count a batch's jobs by state, row by row: what the tallies must agree with."""
+        return await self._database.read(partial(results.recount, batch_id=batch.id))
+
+    async def finished_before(self, age_ms: int) -> list[Batch]:
+        """Return the batches that have been finished for longer than `age_ms`."""
+        return await self._database.read(lambda tx: operate.finished_before(tx, tx.now - age_ms))
+
+    # Operating.
+
+    async def pause(self, batch: Batch) -> None:
+        """Start no more jobs of a batch."""
+        await self._write(partial(operate.set_state, batch_id=batch.id, state=BatchState.PAUSED))
+
+    async def resume(self, batch: Batch) -> int:
+        """Start jobs again, and reopen the batch's halted lanes; return how many lanes."""
+        return await self._write(partial(operate.resume_batch, batch=batch))
+
+    async def reopen_lanes(self) -> int:
+        """Reopen all halted lanes; return how many."""
+        return await self._write(reopen)
+
+    async def cancel(self, batch: Batch) -> int:
+        """Cancel what has not ended, in chunks; return how many jobs. Safe to repeat, also by others."""
+        await self._write(partial(operate.set_state, batch_id=batch.id, state=BatchState.CANCELLED))
+        return await self._finish_cancel(batch)
+
+    async def finish_cancels(self) -> None:
+        """Finish the cancels that their operator did not live to finish."""
+        for batch in await self._database.read(operate.abandoned_cancels):
+            await self._finish_cancel(batch)
+
+    async def retry(self, batch: Batch, *, error_class: str | None = None) -> int:
+        """Send failed and cancelled jobs back to pending, in chunks; return how many."""
+        if batch.state is BatchState.CANCELLED:
+            await self._write(partial(operate.set_state, batch_id=batch.id, state=BatchState.OPEN))
+        moved, after = 0, 0
+        while True:
+            count, last = await self._write(
+                partial(operate.retry_chunk, batch=batch, after=after, error_class=error_class)
+            )
+            if last is None:
+                return moved
+            moved, after = moved + count, last
+
+    async def purge(self, batch: Batch) -> int:
+        """Delete a batch with all its jobs and their log, in chunks; return how many jobs."""
+        removed = 0
+        while count := await self._write(partial(operate.purge_chunk, batch_id=batch.id)):
+            removed += count
+        return removed
+
+    async def _finish_cancel(self, batch: Batch) -> int:
+        moved = 0
+        while count := await self._write(partial(operate.cancel_chunk, batch_id=batch.id)):
+            moved += count
+        return moved
+
+    async def _write(self, body: Callable[[Transaction], T]) -> T:
+        return await self._database.write(body, patience=OPERATOR_PATIENCE)
+
+
+def _unknown(name: str, known: list[str], location: str) -> str:
+    import difflib
+
+    if not known:
+        return f"there is no batch {name!r}: {location} has none"
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`batchq status` lists them"
+    return f"there is no batch {name!r} in {location}; {hint}"

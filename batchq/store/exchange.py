@@ -1,0 +1,78 @@
+"""The exchange: a runner's one conversation with the database.
+
+Settle what ended since the last one, renew what is held, claim up to the free slots, all in one
+transaction. While it commits, more outcomes gather: the batching adapts by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchq.database import Transaction
+from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Wants
+from batchq.settlement import Settlement
+from batchq.store.claim import adopt, claim_share
+from batchq.store.find import find_due, next_wake_ms, unopened
+from batchq.store.lanes import act_on_lanes
+from batchq.store.runners import beat
+from batchq.store.settle import renew, write_settlements
+from batchq.store.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRequest:
+    """What a runner brings to an exchange.
+
+    `held` is all it runs or has not settled. `expired_too` is off for a while after a gap without an
+    exchange: whoever slept should let the others renew first. `adopt` asks for claims whose commit
+    was never confirmed. `beat` asks to be seen.
+    """
+
+    runner: RunnerIdentity
+    settlements: Sequence[Settlement]
+    held: Sequence[Held]
+    wants: Wants
+    expired_too: bool = True
+    adopt: bool = False
+    beat: bool = False
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is something to write even if no work is found."""
+        return bool(self.settlements) or self.adopt or self.beat or any(item.renew for item in self.held)
+
+
+def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
+    """Look for work without the write lock; None when there is some to claim."""
+    if request.wants.slots <= 0:
+        return Exchanged(tx.now)
+    due = find_due(tx, request.wants)
+    if any(row.opened for row in due):
+        return None
+    return Exchanged(tx.now, unopened=unopened(due), wake_in_ms=next_wake_ms(tx, request.wants))
+
+
+def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
+    """Settle, renew and claim, in that order."""
+    tally = Tally()
+    late = write_settlements(tx, request.settlements, tally)
+    act_on_lanes(tx, request.settlements, late)
+    lost = renew(tx, [item for item in request.held if item.renew], request.runner.lease_ms)
+    claims: list[Claim] = []
+    in_hand = {item.job_id for item in request.held}
+    if request.adopt:
+        claims += adopt(tx, request.runner, in_hand)
+        in_hand.update(claim.job_id for claim in claims)
+    wake_in_ms, to_open = None, ()
+    slots = request.wants.slots - len(claims)
+    if slots > 0:
+        due = find_due(tx, request.wants)
+        to_open = unopened(due)
+        claims += claim_share(tx, due, slots, request.runner, in_hand, tally, expired_too=request.expired_too)
+        if not claims:
+            wake_in_ms = next_wake_ms(tx, request.wants)
+    tally.write(tx, request.runner.id)
+    if request.beat:
+        beat(tx, request.runner, len(request.held) + len(claims))
+    return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, len(late))

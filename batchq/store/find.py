@@ -1,0 +1,182 @@
+"""Find work: walk the batches that have unfinished rows, over the one index that knows them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+from typing import cast
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Row,
+    ScalarSelect,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+)
+
+from batchq.database import Transaction
+from batchq.database.dialect import json_list, json_rows
+from batchq.jobs import Batch, BatchState, Json, LiveBatch, Serving, Wants
+from batchq.schema import CLAIMABLE, batches, jobs, lanes
+
+BATCHES_PER_EXCHANGE = 8
+
+# States stand literally in the statements: a bound value can't prove that the partial index applies.
+PENDING = jobs.c.state == literal_column("'pending'")
+INFLIGHT = jobs.c.state == literal_column("'inflight'")
+
+now_ms = bindparam("now", type_=BigInteger)
+_serving = json_rows("serving", {"worker": Text(), "endpoint": Text(), "base_url": Text(), "opened": Integer()})
+_open = batches.c.state == literal_column("'open'")
+
+AnyRow = Row[tuple[object, ...]]
+
+
+def live_batches() -> CTE:
+    """Return the ids of batches with live rows: one seek per batch, however many rows are finished."""
+    first = select(func.min(jobs.c.batch_id).label("batch_id")).where(CLAIMABLE)
+    walk = first.cte("live", recursive=True)
+    following = (
+        select(func.min(jobs.c.batch_id))
+        .where(CLAIMABLE, jobs.c.batch_id > walk.c.batch_id)
+        .correlate(walk)
+        .scalar_subquery()
+    )
+    return walk.union_all(select(following).select_from(walk).where(walk.c.batch_id.is_not(None)))
+
+
+def next_time(state: ColumnElement[bool]) -> ScalarSelect[int]:
+    """Return the earliest `claimable_at` of a batch's rows in this state: one seek."""
+    return (
+        select(func.min(jobs.c.claimable_at))
+        .where(jobs.c.batch_id == batches.c.id, state, CLAIMABLE)
+        .correlate(batches)
+        .scalar_subquery()
+    )
+
+
+_next_due = next_time(PENDING)
+_next_expiry = next_time(INFLIGHT)
+
+_lane_name = batches.c.worker + literal(" ") + _serving.c.base_url + literal(" ") + batches.c.model
+# A halted lane lets one job through when its probe is due.
+_lane_ready_at = case(
+    (lanes.c.halted_at.is_not(None), func.coalesce(lanes.c.probe_at, 0)),
+    else_=func.coalesce(lanes.c.paused_until, 0),
+)
+
+
+def lane_name(worker: str, base_url: str, model: str) -> str:
+    """Return the name of the lane that a batch's calls share."""
+    return f"{worker} {base_url} {model}"
+
+
+@cache
+def _served(*, narrowed: bool) -> Select[tuple[object, ...]]:
+    live = live_batches()
+    source = (
+        live.join(batches, batches.c.id == live.c.batch_id)
+        .join(_serving, and_(_serving.c.worker == batches.c.worker, _serving.c.endpoint == batches.c.endpoint))
+        .outerjoin(lanes, lanes.c.name == _lane_name)
+    )
+    statement = select().select_from(source).where(_open)
+    return statement.where(batches.c.id.in_(json_list("batch_ids"))) if narrowed else statement
+
+
+@cache
+def find_statement(*, narrowed: bool) -> Select[tuple[object, ...]]:
+    """Return the SELECT of batches with a due or expired row, best priority first."""
+    due, expired = _next_due <= now_ms, _next_expiry <= now_ms
+    return (
+        _served(narrowed=narrowed)
+        .add_columns(
+            *batches.columns,
+            _serving.c.base_url,
+            _serving.c.opened,
+            _lane_name.label("lane"),
+            lanes.c.halted_at,
+            func.coalesce(lanes.c.epoch, 0).label("epoch"),
+            due.label("due"),
+            expired.label("expired"),
+        )
+        .where(or_(due, expired), _lane_ready_at <= now_ms)
+        .order_by(batches.c.priority.desc(), func.random())
+        .limit(BATCHES_PER_EXCHANGE)
+    )
+
+
+@cache
+def _wake_statement(*, narrowed: bool) -> Select[tuple[object, ...]]:
+    served = _served(narrowed=narrowed).add_columns(
+        _next_due.label("due"), _next_expiry.label("expiry"), _lane_ready_at.label("lane_at")
+    )
+    times = served.subquery()
+    due = case((times.c.due < times.c.lane_at, times.c.lane_at), else_=times.c.due)
+    expiry = case((times.c.expiry < times.c.lane_at, times.c.lane_at), else_=times.c.expiry)
+    return select(func.min(due).label("due"), func.min(expiry).label("expiry"))
+
+
+def _parameters(tx: Transaction, wants: Wants) -> dict[str, object]:
+    serving = [(item.worker, item.endpoint, item.base_url, int(item.opened)) for item in wants.serving]
+    parameters: dict[str, object] = {"now": tx.now, "serving": json.dumps(serving)}
+    if wants.batch_ids is not None:
+        parameters["batch_ids"] = json.dumps(sorted(wants.batch_ids))
+    return parameters
+
+
+def find_due(tx: Transaction, wants: Wants) -> Sequence[AnyRow]:
+    """Return up to eight served batches with work that may start now."""
+    statement = find_statement(narrowed=wants.batch_ids is not None)
+    return tx.connection.execute(statement, _parameters(tx, wants)).all()
+
+
+def next_wake_ms(tx: Transaction, wants: Wants) -> int | None:
+    """Return the milliseconds until something served becomes due; None if nothing waits."""
+    statement = _wake_statement(narrowed=wants.batch_ids is not None)
+    row = tx.connection.execute(statement, _parameters(tx, wants)).one()
+    times = [at for at in (row.due, row.expiry) if at is not None]
+    return max(0, min(times) - tx.now) if times else None
+
+
+def unopened(due: Iterable[AnyRow]) -> tuple[Serving, ...]:
+    """Return the workers that have due work but are not open yet."""
+    return tuple({Serving(row.worker, row.endpoint, row.base_url, opened=False) for row in due if not row.opened})
+
+
+@lru_cache(maxsize=1024)
+def _settings(text: str) -> dict[str, Json]:
+    return cast("dict[str, Json]", json.loads(text))
+
+
+def batch_from(row: AnyRow) -> Batch:
+    """Build the value from a row that has all columns of `batches`."""
+    return Batch(
+        id=row.id,
+        name=row.name,
+        worker=row.worker,
+        endpoint=row.endpoint,
+        model=row.model,
+        settings=_settings(row.settings),
+        priority=row.priority,
+        max_attempts=row.max_attempts,
+        call_timeout_ms=row.call_timeout_ms,
+        budget=row.budget,
+        state=BatchState(row.state),
+        size=row.size,
+        created_at=row.created_at,
+        enqueue_until=row.enqueue_until,
+        sealed_at=row.sealed_at,
+    )

@@ -1,0 +1,112 @@
+"""What an operator changes: pause, resume, cancel, retry, purge."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import delete, func, literal_column, select, update
+
+from batchq.database import Transaction
+from batchq.database.dialect import json_list
+from batchq.jobs import Batch, BatchState
+from batchq.schema import CLAIMABLE, attempts, batches, jobs, tallies
+from batchq.store.find import INFLIGHT, PENDING, batch_from
+from batchq.store.lanes import reopen
+from batchq.store.tally import PRODUCER, Tally
+
+CHUNK_ROWS = 2_000
+
+
+def set_state(tx: Transaction, batch_id: int, state: BatchState) -> None:
+    """Open, pause or cancel a batch: one row, and no claim starts after it commits."""
+    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=state.value))
+
+
+def resume_batch(tx: Transaction, batch: Batch) -> int:
+    """Open a paused batch and reopen the halted lanes of its worker and model; return how many lanes."""
+    if batch.state is BatchState.PAUSED:
+        set_state(tx, batch.id, BatchState.OPEN)
+    return reopen(tx, worker=batch.worker, model=batch.model)
+
+
+def cancel_chunk(tx: Transaction, batch_id: int) -> int:
+    """Cancel up to 2,000 unfinished jobs of a cancelled batch; return how many."""
+    tally = Tally()
+    moved = 0
+    for state, condition in (("pending", PENDING), ("inflight", INFLIGHT)):
+        chosen = select(jobs.c.id).where(jobs.c.batch_id == batch_id, condition, CLAIMABLE).limit(CHUNK_ROWS)
+        rows = tx.connection.execute(
+            update(jobs)
+            .where(jobs.c.id.in_(chosen))
+            .values(state=literal_column("'cancelled'"), finished_at=tx.now, error_class="cancelled")
+            .returning(jobs.c.followers)
+        ).all()
+        tally.move(batch_id, state, "cancelled", sum(1 + row.followers for row in rows))
+        moved += len(rows)
+    tally.write(tx, PRODUCER)
+    return moved
+
+
+def abandoned_cancels(tx: Transaction) -> list[Batch]:
+    """Return cancelled batches that still have live rows: their operator went away half-way."""
+    rows = tx.connection.execute(
+        select(batches).where(
+            batches.c.state == literal_column("'cancelled'"),
+            select(jobs.c.id).where(jobs.c.batch_id == batches.c.id, CLAIMABLE).limit(1).exists(),
+        )
+    ).all()
+    return [batch_from(row) for row in rows]
+
+
+def retry_chunk(tx: Transaction, batch: Batch, after: int, error_class: str | None) -> tuple[int, int | None]:
+    """Send up to 2,000 failed or cancelled jobs behind id `after` back to pending.
+
+    Attempts start again, the token stays. Returns how many, and the last id (None: no more).
+    """
+    chosen = (
+        select(jobs.c.id, jobs.c.state, jobs.c.followers)
+        .where(jobs.c.batch_id == batch.id, jobs.c.state.in_(("failed", "cancelled")), jobs.c.id > after)
+        .order_by(jobs.c.id)
+        .limit(CHUNK_ROWS)
+    )
+    if error_class is not None:
+        chosen = chosen.where(jobs.c.error_class == error_class)
+    rows = tx.connection.execute(chosen).all()
+    if not rows:
+        return 0, None
+    tally = Tally()
+    for row in rows:
+        tally.move(batch.id, row.state, "pending", 1 + row.followers)
+    tx.connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(json_list("chosen")))
+        .values(
+            state="pending", claimable_at=tx.now, finished_at=None, attempts=0, losses=0, throttles=0,
+            result=None, error=None, error_class=None, finish_reason=None, meta=None, input_tokens=None,
+            output_tokens=None, cached_tokens=None, reasoning_tokens=None, cost=None, cost_source=None,
+        ),
+        {"chosen": json.dumps([row.id for row in rows])},
+    )  # fmt: skip
+    tally.write(tx, PRODUCER)
+    return len(rows), rows[-1].id
+
+
+def purge_chunk(tx: Transaction, batch_id: int) -> int:
+    """Delete up to 2,000 jobs of a batch with their attempts, the batch itself after the last; return how many."""
+    ids = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position).limit(CHUNK_ROWS)
+    tx.connection.execute(delete(attempts).where(attempts.c.job_id.in_(ids)))
+    removed = tx.connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
+    if not removed:
+        tx.connection.execute(delete(tallies).where(tallies.c.batch_id == batch_id))
+        tx.connection.execute(delete(batches).where(batches.c.id == batch_id))
+    return removed
+
+
+def finished_before(tx: Transaction, cutoff: int) -> list[Batch]:
+    """Return sealed batches whose last job ended before `cutoff`."""
+    last = select(func.max(jobs.c.finished_at)).where(jobs.c.batch_id == batches.c.id).scalar_subquery()
+    live = select(jobs.c.id).where(jobs.c.batch_id == batches.c.id, CLAIMABLE).limit(1).exists()
+    rows = tx.connection.execute(
+        select(batches).where(batches.c.sealed_at.is_not(None), ~live, func.coalesce(last, 0) < cutoff)
+    ).all()
+    return [batch_from(row) for row in rows]

@@ -1,0 +1,173 @@
+"""What readers see: results in order, progress, one job with its attempts. Reads only, in short pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Select, exists, func, select
+
+from batchq.database import Transaction
+from batchq.jobs import Attempt, Batch, ErrorGroup, JobState, Progress, Result, Usage
+from batchq.schema import CLAIMABLE, attempts, batches, jobs
+from batchq.store.find import INFLIGHT, PENDING, AnyRow, batch_from, live_batches, next_time
+from batchq.store.lanes import read_lanes
+from batchq.store.runners import read_runners
+from batchq.store.tally import counts_of, read_totals
+
+_RESULT_COLUMNS = tuple(
+    jobs.c[name]
+    for name in (
+        "position", "custom_id", "key", "state", "attempts", "result", "error", "error_class", "finish_reason",
+        "meta", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost",
+    )
+)  # fmt: skip
+
+
+def results_statement(*, with_prompt: bool) -> Select[tuple[object, ...]]:
+    """Return the SELECT of one page of results, in order of position."""
+    columns = (*_RESULT_COLUMNS, jobs.c.payload) if with_prompt else _RESULT_COLUMNS
+    return select(*columns).order_by(jobs.c.position)
+
+
+def read_results(
+    tx: Transaction, batch_id: int, after: int, limit: int, *, with_prompt: bool, final_only: bool = False
+) -> list[Result]:
+    """Return up to `limit` results behind position `after`, in order."""
+    statement = results_statement(with_prompt=with_prompt).where(
+        jobs.c.batch_id == batch_id, jobs.c.position > after
+    )
+    if final_only:
+        statement = statement.where(jobs.c.finished_at.is_not(None))
+    return [_result(row, with_prompt=with_prompt) for row in tx.connection.execute(statement.limit(limit))]
+
+
+def read_job(tx: Transaction, batch_id: int, position: int) -> tuple[Result, list[Attempt]] | None:
+    """Return one job with its attempts, oldest first."""
+    row = tx.connection.execute(
+        select(*_RESULT_COLUMNS, jobs.c.payload, jobs.c.id).where(
+            jobs.c.batch_id == batch_id, jobs.c.position == position
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    log = tx.connection.execute(select(attempts).where(attempts.c.job_id == row.id).order_by(attempts.c.token)).all()
+    return _result(row, with_prompt=True), [_attempt(entry) for entry in log]
+
+
+def is_finished(tx: Transaction, batch: Batch) -> bool:
+    """Whether the batch is sealed and has no live row: asked of the index, never of the tallies."""
+    if batch.sealed_at is None:
+        return False
+    live = select(exists().where(jobs.c.batch_id == batch.id, PENDING, CLAIMABLE)).scalar_subquery()
+    held = select(exists().where(jobs.c.batch_id == batch.id, INFLIGHT, CLAIMABLE)).scalar_subquery()
+    return not any(tx.connection.execute(select(live, held)).one())
+
+
+def read_progress(tx: Transaction, batch: Batch) -> Progress:
+    """Return a batch at this moment."""
+    totals = read_totals(tx, batch.id).get(batch.id, {})
+    due = tx.connection.execute(select(next_time(PENDING)).select_from(batches).where(batches.c.id == batch.id))
+    return Progress(
+        batch=batch,
+        counts=counts_of(totals),
+        finished=is_finished(tx, batch),
+        now=tx.now,
+        usage=Usage(
+            totals.get("input_tokens", 0),
+            totals.get("output_tokens", 0),
+            totals.get("cached_tokens", 0),
+            totals.get("reasoning_tokens", 0),
+        ),
+        cost=totals.get("cost") if totals.get("priced") else None,
+        attempts=totals.get("attempts", 0),
+        losses=totals.get("losses", 0),
+        next_due_at=due.scalar_one(),
+        runners=tuple(runner for runner in read_runners(tx) if runner.live),
+        lanes=tuple(
+            lane for lane in read_lanes(tx) if lane.worker == batch.worker and lane.model == batch.model
+        ),
+    )
+
+
+def read_live(tx: Transaction) -> list[tuple[Batch, int | None, int | None]]:
+    """Return the batches with unfinished work: when the next row is due, and when a lease runs out."""
+    live = live_batches()
+    rows = tx.connection.execute(
+        select(batches, next_time(PENDING).label("due"), next_time(INFLIGHT).label("expiry")).join(
+            live, live.c.batch_id == batches.c.id
+        )
+    ).all()
+    return [(batch_from(row), row.due, row.expiry) for row in rows]
+
+
+def read_unsealed(tx: Transaction) -> list[Batch]:
+    """Return the batches that are not complete yet."""
+    return [batch_from(row) for row in tx.connection.execute(select(batches).where(batches.c.sealed_at.is_(None)))]
+
+
+def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:
+    """Return the batch's failures by class, most frequent first, with the first one as the example."""
+    failed = (jobs.c.batch_id == batch_id, jobs.c.state == JobState.FAILED.value)
+    groups = tx.connection.execute(
+        select(jobs.c.error_class, func.count().label("count"), func.min(jobs.c.position).label("first"))
+        .where(*failed)
+        .group_by(jobs.c.error_class)
+        .order_by(func.count().desc(), jobs.c.error_class)
+    ).all()
+    found = []
+    for group in groups:
+        example = tx.connection.execute(
+            select(jobs.c.error).where(jobs.c.batch_id == batch_id, jobs.c.position == group.first)
+        ).scalar_one()
+        found.append(ErrorGroup(group.error_class or "unknown", group.count, group.first, example or ""))
+    return found
+
+
+def recount(tx: Transaction, batch_id: int) -> dict[str, int]:
+    """Count a batch's jobs by state, row by row: what the tallies must agree with."""
+    rows: Sequence[AnyRow] = tx.connection.execute(
+        select(jobs.c.state, func.sum(1 + jobs.c.followers).label("count"))
+        .where(jobs.c.batch_id == batch_id, jobs.c.leader_id.is_(None))
+        .group_by(jobs.c.state)
+    ).all()
+    return {row.state: row.count for row in rows}
+
+
+def _usage(row: AnyRow) -> Usage:
+    return Usage(row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens)
+
+
+def _result(row: AnyRow, *, with_prompt: bool) -> Result:
+    return Result(
+        position=row.position,
+        custom_id=row.custom_id,
+        key=row.key,
+        state=JobState(row.state),
+        attempts=row.attempts,
+        result=row.result,
+        error=row.error,
+        error_class=row.error_class,
+        finish_reason=row.finish_reason,
+        usage=_usage(row),
+        cost=row.cost,
+        meta=row.meta,
+        payload=row.payload if with_prompt else None,
+    )
+
+
+def _attempt(row: AnyRow) -> Attempt:
+    return Attempt(
+        token=row.token,
+        number=row.number,
+        runner=row.runner,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        outcome=row.outcome,
+        charged=row.charged,
+        error=row.error,
+        error_class=row.error_class,
+        status=row.status,
+        usage=_usage(row),
+        cost=row.cost,
+        late=row.late,
+    )

@@ -1,0 +1,78 @@
+"""Runners: who is at work, for people to see; nothing depends on these rows being true."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.dialects import sqlite
+
+from batchq.database import Transaction
+from batchq.jobs import RunnerIdentity, RunnerInfo
+from batchq.schema import runners, tallies
+from batchq.store.lanes import probe_now
+from batchq.store.tally import PRODUCER, fold
+
+# A runner's tallies are folded when it has been silent for this many leases: it can't come back.
+_GONE_AFTER_LEASES = 20
+_KEEP_MS = 24 * 3_600_000
+
+
+def register(tx: Transaction, runner: RunnerIdentity) -> None:
+    """Add a runner that starts, fold those that are gone, and let halted lanes probe."""
+    beat(tx, runner, 0)
+    probe_now(tx)
+    gone = select(runners.c.id).where(
+        or_(runners.c.stopped_at.is_not(None), runners.c.seen_at + _GONE_AFTER_LEASES * runners.c.lease_ms < tx.now)
+    )
+    statement = select(tallies.c.runner).distinct().where(tallies.c.runner != PRODUCER, tallies.c.runner.in_(gone))
+    for departed in tx.connection.execute(statement).scalars().all():
+        fold(tx, departed)
+    tx.connection.execute(delete(runners).where(runners.c.seen_at < tx.now - _KEEP_MS))
+
+
+def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> None:
+    """Say that a runner is alive."""
+    row = {
+        "id": runner.id,
+        "host": runner.host,
+        "pid": runner.pid,
+        "concurrency": runner.concurrency,
+        "in_flight": in_flight,
+        "serves": runner.serves,
+        "lease_ms": runner.lease_ms,
+        "started_at": tx.now,
+        "seen_at": tx.now,
+    }
+    tx.connection.execute(
+        sqlite.insert(runners)
+        .values(row)
+        .on_conflict_do_update(index_elements=["id"], set_={"in_flight": in_flight, "seen_at": tx.now})
+    )
+
+
+def retire(tx: Transaction, runner: RunnerIdentity) -> None:
+    """Mark a runner that stopped, and fold its tallies."""
+    fold(tx, runner.id)
+    tx.connection.execute(
+        update(runners).where(runners.c.id == runner.id).values(stopped_at=tx.now, seen_at=tx.now, in_flight=0)
+    )
+
+
+def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
+    """Return the runners that did not say goodbye, newest first; `live` ones were seen within a lease."""
+    rows = tx.connection.execute(
+        select(runners).where(runners.c.stopped_at.is_(None)).order_by(runners.c.started_at.desc())
+    ).all()
+    return tuple(
+        RunnerInfo(
+            id=row.id,
+            host=row.host,
+            pid=row.pid,
+            concurrency=row.concurrency,
+            in_flight=row.in_flight,
+            serves=row.serves,
+            started_at=row.started_at,
+            seen_at=row.seen_at,
+            live=row.seen_at + row.lease_ms >= tx.now,
+        )
+        for row in rows
+    )

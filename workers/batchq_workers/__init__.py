@@ -1,0 +1,1 @@
+"""The workers that ship with batchq, found by name through the entry points `batchq.workers`."""
