@@ -249,13 +249,12 @@ class RunnerIdentity:
 class Wants:
     """What a runner asks of an exchange: up to `slots` jobs of what it serves.
 
-    `batch_ids` narrows it to these batches. `lane_caps` bounds the jobs taken per lane name.
+    `batch_ids` narrows it to these batches.
     """
 
     slots: int
     serving: tuple[Serving, ...]
     batch_ids: frozenset[int] | None = None
-    lane_caps: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,23 +281,6 @@ class Exchanged:
     unopened: tuple[Serving, ...] = ()
     wake_in_ms: int | None = None
     late: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LiveBatch:
-    """A batch with unfinished work, as a waiting runner weighs it.
-
-    `next_due_at` is when its next pending job may be claimed, `next_expiry_at` when its next lease
-    runs out; None where there is no such job.
-    """
-
-    batch: Batch
-    served: bool
-    enqueueing: bool
-    next_due_at: int | None
-    next_expiry_at: int | None
-    paused_until: int | None
-    halted: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,17 +21,23 @@ DEFAULT_URL = CHAT
 KNOWN_URLS = (CHAT, RESPONSES, COMPLETIONS, EMBEDDINGS)
 
 _KEY_BYTES = 16
+# One encoder each: json.dumps with options builds a new one per call.
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_canonical = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 _PLACEHOLDER = "\x00prompt\x00"
 
 
 def encode(value: Json) -> str:
-    """Return compact, ASCII-escaped JSON: NUL and lone surrogates survive any database."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    """Return compact, ASCII-escaped JSON: NUL and lone surrogates survive any database.
+
+    Raises ValueError for NaN and infinities, TypeError for what JSON can't hold.
+    """
+    return _encode(value)
 
 
 def canonical(value: Json) -> str:
     """Return the one JSON text that equal values share."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+    return _canonical(value)
 
 
 def merge_body(model: str, settings: Mapping[str, Json], payload: Json) -> dict[str, Json]:

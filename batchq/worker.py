@@ -38,6 +38,7 @@ from batchq.jobs import Answer, Json, Usage
 
 __all__ = [
     "Answer",
+    "ConfigurationError",
     "Endpoint",
     "Halt",
     "Handler",
@@ -46,8 +47,10 @@ __all__ = [
     "Reject",
     "Request",
     "RetryLater",
+    "Steer",
     "Throttled",
     "Usage",
+    "WorkerFunction",
     "find_worker",
     "installed_workers",
     "worker_name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from sqlalchemy import BigInteger, Select, Subquery, Table, Text, bindparam, func, literal_column, select
 from sqlalchemy.dialects import sqlite
@@ -41,14 +42,14 @@ def _random_below_sqlite(element: random_below, compiler: SQLCompiler, **options
     return f"((random() & 9223372036854775807) % ({bound}))"
 
 
-def json_rows(name: str, columns: Mapping[str, TypeEngine[object]]) -> Subquery:
+def json_rows(name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
     """Return the rows of the JSON array of arrays bound as `name`, as a table with these columns.
 
     One statement and one parameter carry any number of rows, so that the round trips of an exchange
     do not grow with the jobs, and no limit on bound parameters applies.
     """
     item = func.json_each(bindparam(name, type_=Text)).table_valued("value", name=f"{name}_item")
-    fields: list[ColumnElement[object]] = [
+    fields: list[ColumnElement[Any]] = [
         func.json_extract(item.c.value, literal_column(f"'$[{index}]'"), type_=kind).label(column)
         for index, (column, kind) in enumerate(columns.items())
     ]

@@ -229,7 +229,8 @@ class _Lane:
 
     async def call(self, function: Callable[[Connection], T]) -> T:
         """Run `function` on the connection's thread; shield it, since it can't be cancelled."""
-        result = await self._driver._execute(self._run, function)  # noqa: SLF001 - aiosqlite has no public call
+        # aiosqlite has no public way to run more than one statement per hop.
+        result = await self._driver._execute(self._run, function)  # type: ignore[no-untyped-call]  # noqa: SLF001
         return cast("T", result)
 
     async def close(self) -> None:

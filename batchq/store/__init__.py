@@ -108,6 +108,10 @@ class Store:
         """Return the batches that a producer has not completed."""
         return await self._database.read(results.read_unsealed)
 
+    async def is_enqueueing(self, batch: Batch) -> bool:
+        """Whether a producer was adding to the batch a moment ago."""
+        return await self._database.read(lambda tx: batch.enqueue_until > tx.now)
+
     # Producing.
 
     async def open_batch(self, new: NewBatch) -> Batch:

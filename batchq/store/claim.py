@@ -205,7 +205,7 @@ def _claim_from(
     if row.due and len(taken) < limit:
         fresh = tx.connection.execute(CLAIM_PENDING, parameters | {"limit": limit - len(taken)}).all()
         tally.move(row.id, "pending", "inflight", sum(1 + job.followers for job in fresh))
-        taken += cast("list[AnyRow]", fresh)
+        taken += fresh
     probe = row.halted_at is not None
     if probe and taken:
         tx.connection.execute(
@@ -229,7 +229,7 @@ def _take_expired(
         tally.count(batch_id, "losses")
         if job.state != "inflight":
             tally.move(batch_id, "inflight", job.state, 1 + job.followers)
-    return [cast("AnyRow", job) for job in rows if job.state == "inflight"]
+    return [job for job in rows if job.state == "inflight"]
 
 
 def _claim(job: AnyRow, batch: Batch, *, lane: str, epoch: int, probe: bool) -> Claim:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchq.database import Transaction
-from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Wants
+from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Serving, Wants
 from batchq.settlement import Settlement
 from batchq.store.claim import adopt, claim_share
 from batchq.store.find import find_due, next_wake_ms, unopened
@@ -64,7 +64,8 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     if request.adopt:
         claims += adopt(tx, request.runner, in_hand)
         in_hand.update(claim.job_id for claim in claims)
-    wake_in_ms, to_open = None, ()
+    wake_in_ms: int | None = None
+    to_open: tuple[Serving, ...] = ()
     slots = request.wants.slots - len(claims)
     if slots > 0:
         due = find_due(tx, request.wants)

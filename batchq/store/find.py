@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import (
     CTE,
@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows
-from batchq.jobs import Batch, BatchState, Json, LiveBatch, Serving, Wants
+from batchq.jobs import Batch, BatchState, Json, Serving, Wants
 from batchq.schema import CLAIMABLE, batches, jobs, lanes
 
 BATCHES_PER_EXCHANGE = 8
@@ -42,7 +42,9 @@ now_ms = bindparam("now", type_=BigInteger)
 _serving = json_rows("serving", {"worker": Text(), "endpoint": Text(), "base_url": Text(), "opened": Integer()})
 _open = batches.c.state == literal_column("'open'")
 
-AnyRow = Row[tuple[object, ...]]
+# Rows and statements of many columns: naming each type would say nothing that the table does not.
+AnyRow = Row[*tuple[Any, ...]]
+AnySelect = Select[*tuple[Any, ...]]
 
 
 def live_batches() -> CTE:
@@ -85,7 +87,7 @@ def lane_name(worker: str, base_url: str, model: str) -> str:
 
 
 @cache
-def _served(*, narrowed: bool) -> Select[tuple[object, ...]]:
+def _served(*, narrowed: bool) -> AnySelect:
     live = live_batches()
     source = (
         live.join(batches, batches.c.id == live.c.batch_id)
@@ -97,7 +99,7 @@ def _served(*, narrowed: bool) -> Select[tuple[object, ...]]:
 
 
 @cache
-def find_statement(*, narrowed: bool) -> Select[tuple[object, ...]]:
+def find_statement(*, narrowed: bool) -> AnySelect:
     """Return the SELECT of batches with a due or expired row, best priority first."""
     due, expired = _next_due <= now_ms, _next_expiry <= now_ms
     return (
@@ -119,7 +121,7 @@ def find_statement(*, narrowed: bool) -> Select[tuple[object, ...]]:
 
 
 @cache
-def _wake_statement(*, narrowed: bool) -> Select[tuple[object, ...]]:
+def _wake_statement(*, narrowed: bool) -> AnySelect:
     served = _served(narrowed=narrowed).add_columns(
         _next_due.label("due"), _next_expiry.label("expiry"), _lane_ready_at.label("lane_at")
     )

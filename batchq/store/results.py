@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, exists, func, select
+from sqlalchemy import exists, func, select
 
 from batchq.database import Transaction
 from batchq.jobs import Attempt, Batch, ErrorGroup, JobState, Progress, Result, Usage
 from batchq.schema import CLAIMABLE, attempts, batches, jobs
-from batchq.store.find import INFLIGHT, PENDING, AnyRow, batch_from, live_batches, next_time
+from batchq.store.find import INFLIGHT, PENDING, AnyRow, AnySelect, batch_from, live_batches, next_time
 from batchq.store.lanes import read_lanes
 from batchq.store.runners import read_runners
 from batchq.store.tally import counts_of, read_totals
@@ -23,7 +23,7 @@ _RESULT_COLUMNS = tuple(
 )  # fmt: skip
 
 
-def results_statement(*, with_prompt: bool) -> Select[tuple[object, ...]]:
+def results_statement(*, with_prompt: bool) -> AnySelect:
     """Return the SELECT of one page of results, in order of position."""
     columns = (*_RESULT_COLUMNS, jobs.c.payload) if with_prompt else _RESULT_COLUMNS
     return select(*columns).order_by(jobs.c.position)
@@ -109,7 +109,7 @@ def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:
     """Return the batch's failures by class, most frequent first, with the first one as the example."""
     failed = (jobs.c.batch_id == batch_id, jobs.c.state == JobState.FAILED.value)
     groups = tx.connection.execute(
-        select(jobs.c.error_class, func.count().label("count"), func.min(jobs.c.position).label("first"))
+        select(jobs.c.error_class, func.count().label("jobs"), func.min(jobs.c.position).label("first"))
         .where(*failed)
         .group_by(jobs.c.error_class)
         .order_by(func.count().desc(), jobs.c.error_class)
@@ -119,18 +119,18 @@ def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:
         example = tx.connection.execute(
             select(jobs.c.error).where(jobs.c.batch_id == batch_id, jobs.c.position == group.first)
         ).scalar_one()
-        found.append(ErrorGroup(group.error_class or "unknown", group.count, group.first, example or ""))
+        found.append(ErrorGroup(group.error_class or "unknown", group.jobs, group.first, example or ""))
     return found
 
 
 def recount(tx: Transaction, batch_id: int) -> dict[str, int]:
     """Count a batch's jobs by state, row by row: what the tallies must agree with."""
-    rows: Sequence[AnyRow] = tx.connection.execute(
-        select(jobs.c.state, func.sum(1 + jobs.c.followers).label("count"))
+    rows = tx.connection.execute(
+        select(jobs.c.state, func.sum(1 + jobs.c.followers).label("jobs"))
         .where(jobs.c.batch_id == batch_id, jobs.c.leader_id.is_(None))
         .group_by(jobs.c.state)
     ).all()
-    return {row.state: row.count for row in rows}
+    return {row.state: row.jobs for row in rows}
 
 
 def _usage(row: AnyRow) -> Usage:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Insert,
     Integer,
-    Select,
     Subquery,
     Text,
     Update,
@@ -75,7 +75,7 @@ def holds(rows: Subquery) -> ColumnElement[bool]:
 
 def log_statement(guard: ColumnElement[bool]) -> Insert:
     """Return the INSERT that writes an attempt for each ended row that passes the guard."""
-    values: dict[str, ColumnElement[object]] = {
+    values: dict[str, ColumnElement[Any]] = {
         "job_id": ended_rows.c.job_id,
         "token": jobs.c.token,
         "number": jobs.c.attempts,
@@ -88,7 +88,7 @@ def log_statement(guard: ColumnElement[bool]) -> Insert:
             for name in ("duration_ms", "outcome", "charged", "error", "error_class", "status", *_ANSWER_COLUMNS)
         },
     }
-    chosen: Select[tuple[object, ...]] = select(*values.values()).select_from(ended_rows).join(jobs, guard)
+    chosen = select(*values.values()).select_from(ended_rows).join(jobs, guard)
     return insert(attempts).from_select(list(values), chosen)
 
 
