@@ -1,0 +1,191 @@
+"""One attempt at one job: every way it can end becomes exactly one outcome."""
+
+import asyncio
+import json
+
+import anyio
+import pytest
+
+from batchq.executor import build_request, execute, shorten
+from batchq.jobs import Batch, BatchState, Claim, Failed, Halted, Retry, Succeeded, Throttled
+from batchq.worker import Answer, Halt, Reject, Request, RetryLater, Usage, adapt
+from batchq.worker import Throttled as SlowDown
+
+
+def claim(payload: object = "hello", *, timeout_ms: int = 5_000, settings: dict | None = None) -> Claim:
+    batch = Batch(
+        1, "b", "w", "default", "m", settings or {}, 0, 8, timeout_ms, None, BatchState.OPEN, 1, 0, 0, None
+    )
+    text = payload if isinstance(payload, Raw) else json.dumps(payload)
+    return Claim(1, 1, batch, 0, "id-0", text, 1, 0, 0)
+
+
+class Raw(str):
+    """A payload that is stored as it stands."""
+
+
+def run(function, **options):
+    return asyncio.run(execute(claim(**options), adapt(function)))
+
+
+def returning(value):
+    async def worker(prompt):
+        return value
+
+    return worker
+
+
+def raising(error):
+    async def worker(prompt):
+        raise error
+
+    return worker
+
+
+@pytest.mark.parametrize("value", ["text", "", None, 3, 1.5, True, [1, {"a": None}], {"k": "\ud800\x00"}])
+def test_any_json_is_an_answer(value):
+    outcome = run(returning(value))
+
+    assert isinstance(outcome, Succeeded)
+    assert json.loads(outcome.answer.result) == value
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), {"a": float("inf")}, b"bytes"])
+def test_what_json_cannot_hold_fails_the_job_alone(value):
+    outcome = run(returning(value))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.error_class == "bad_result"
+
+
+def test_an_answer_carries_usage_cost_and_meta():
+    answer = Answer("x", Usage(10, 5, 2, 1), 0.000_001_35, {"provider": "P"}, "stop")
+
+    kept = run(returning(answer)).answer
+
+    assert (kept.result, kept.usage, kept.cost, kept.cost_source) == ('"x"', Usage(10, 5, 2, 1), 1_350, "provider")
+    assert (kept.meta, kept.finish_reason) == ('{"provider":"P"}', "stop")
+
+
+def test_an_unknown_cost_stays_unknown():
+    kept = run(returning(Answer("x"))).answer
+
+    assert (kept.cost, kept.cost_source) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "error_class"),
+    [
+        (RetryLater("soon", after=3), Retry, "retry_later"),
+        (Reject("no"), Failed, "rejected"),
+        (SlowDown("wait", after=7), Throttled, "throttled"),
+        (Halt("bad key"), Halted, "halted"),
+        (ValueError("oops"), Retry, "ValueError"),
+        (TimeoutError(), Retry, "timeout"),
+        (SystemExit(3), Retry, "SystemExit"),
+        (RecursionError(), Retry, "RecursionError"),
+        (asyncio.CancelledError(), Retry, "cancelled_itself"),
+    ],
+)
+def test_whatever_a_worker_raises_is_one_outcome(error, kind, error_class):
+    outcome = run(raising(error))
+
+    assert isinstance(outcome, kind)
+    assert outcome.reason.error_class == error_class
+
+
+def test_a_paid_answer_travels_with_a_rejection():
+    outcome = run(raising(Reject("cut off", error_class="truncated", answer=Answer("half", cost=0.5))))
+
+    assert outcome.answer.result == '"half"'
+    assert outcome.answer.cost == 500_000_000
+
+
+def test_a_call_that_hangs_ends_at_its_deadline():
+    async def hang(prompt):
+        await anyio.sleep_forever()
+
+    outcome = run(hang, timeout_ms=50)
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.reason.error_class, outcome.reason.message) == ("timeout", "no answer within 0.05 s")
+
+
+def test_a_cancellation_from_outside_is_raised():
+    async def main():
+        started = anyio.Event()
+
+        async def hang(prompt):
+            started.set()
+            await anyio.sleep_forever()
+
+        task = asyncio.create_task(execute(claim(), adapt(hang)))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("payload", [Raw("{broken"), Raw("3"), Raw("null"), Raw("[1]"), Raw("")])
+def test_a_row_that_cannot_be_read_fails_alone(payload):
+    outcome = run(returning("never"), payload=payload)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.error_class == "bad_row"
+
+
+def test_a_worker_that_asks_for_the_request_gets_all_of_it():
+    seen = []
+
+    async def worker(request: Request) -> str:
+        seen.append(request)
+        return "ok"
+
+    run(worker, payload="hi", settings={"system": "Be brief.", "params": {"temperature": 0}})
+
+    (request,) = seen
+    assert request.body == {
+        "model": "m",
+        "temperature": 0,
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
+    }
+    assert (request.prompt, request.batch, request.position, request.custom_id, request.attempt) == (
+        "hi",
+        "b",
+        0,
+        "id-0",
+        1,
+    )
+
+
+def test_the_row_wins_over_the_batch_and_objects_merge():
+    request = build_request(
+        claim(
+            {"body": {"messages": [{"role": "user", "content": "x"}], "temperature": 1, "provider": {"order": ["A"]}}},
+            settings={"params": {"temperature": 0, "top_p": 1, "provider": {"sort": "price"}}},
+        )
+    )
+
+    assert request.body == {
+        "model": "m",
+        "temperature": 1,
+        "top_p": 1,
+        "provider": {"sort": "price", "order": ["A"]},
+        "messages": [{"role": "user", "content": "x"}],
+    }
+
+
+@pytest.mark.parametrize(
+    "secret", ["sk-or-v1-0123456789abcdef", "Bearer abcdefgh12345678", "sk-proj-aaaa_bbbb-cccc", "hf_abcdefghij"]
+)
+def test_keys_never_stay_in_an_error(secret):
+    assert secret.split()[-1] not in shorten(f"401 for key {secret} at host")
+
+
+def test_error_texts_are_short_and_storable():
+    text = shorten("a\x00b\ud800" + "x" * 5000)
+
+    assert len(text) == 1000
+    assert text.startswith("a?b?")

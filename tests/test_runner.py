@@ -1,0 +1,458 @@
+"""The loop of a worker process, in this process: real store, real exchange, workers of the test's own."""
+
+import json
+import sqlite3
+import time
+
+import anyio
+import pytest
+
+from batchq.errors import CannotGoOn, ConfigurationError
+from batchq.jobs import JobState, NewBatch, NewJob, Result, RunnerIdentity, Serving, Wants
+from batchq.runner import Runner, RunnerOptions, Stop
+from batchq.store import ExchangeRequest, Store, open_store
+from batchq.worker import Endpoint, FoundWorker, Halt, Reject, RetryLater, Throttled, adapt
+
+ENDPOINTS = {"default": Endpoint("default", "http://127.0.0.1:1/v1")}
+DEADLINE = 30.0
+
+
+def found(name, function):
+    from batchq.worker import _always
+
+    return {name: FoundWorker(name, _always(adapt(function)))}
+
+
+async def enqueue(store: Store, count: int, name: str = "b", *, seal: bool = True, **options):
+    batch = await store.open_batch(NewBatch(name, "w", **options))
+    await store.add_jobs(batch, [NewJob(i, None, f"{i:032x}", json.dumps(f"p{i}")) for i in range(count)])
+    if seal:
+        await store.seal(batch)
+    return await store.batch(name)
+
+
+async def rows(store: Store, name: str = "b") -> list[Result]:
+    return [result async for result in store.results(await store.batch(name))]
+
+
+def runner(store, function, **options) -> Runner:
+    options = {"until_empty": True, "lease_ms": 2_000} | options
+    return Runner(store, found("w", function), ENDPOINTS, RunnerOptions(**options))
+
+
+def in_queue(tmp_path):
+    """Run an async test with an open store in a temporary directory, within a deadline."""
+
+    def run(test):
+        async def main():
+            with anyio.fail_after(DEADLINE):
+                async with await open_store(str(tmp_path / "q.db"), create=True) as store:
+                    await test(store)
+
+        anyio.run(main)
+
+    return run
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return in_queue(tmp_path)
+
+
+async def upper(prompt):
+    return prompt.upper()
+
+
+def test_all_jobs_end_done_in_order(queue):
+    async def test(store):
+        await enqueue(store, 300)
+
+        assert await runner(store, upper).run() is Stop.EMPTY
+
+        assert [json.loads(row.result) for row in await rows(store)] == [f"P{i}" for i in range(300)]
+
+    queue(test)
+
+
+def test_no_more_than_the_concurrency_run_at_once(queue):
+    async def test(store):
+        await enqueue(store, 60)
+        now = peak = 0
+
+        async def worker(prompt):
+            nonlocal now, peak
+            now += 1
+            peak = max(peak, now)
+            await anyio.sleep(0.01)
+            now -= 1
+            return "ok"
+
+        await runner(store, worker, concurrency=7).run()
+
+        assert peak == 7
+
+    queue(test)
+
+
+def test_a_failing_job_never_stops_the_others(queue):
+    async def test(store):
+        await enqueue(store, 20, max_attempts=2)
+
+        async def worker(prompt):
+            if prompt == "p3":
+                raise Reject("not this one")
+            if prompt == "p4":
+                raise SystemExit(1)
+            return prompt
+
+        await runner(store, worker).run()
+
+        states = {row.position: (row.state, row.error_class) for row in await rows(store)}
+        assert states.pop(3) == (JobState.FAILED, "rejected")
+        assert states.pop(4) == (JobState.FAILED, "SystemExit")
+        assert set(states.values()) == {(JobState.DONE, None)}
+
+    queue(test)
+
+
+def test_being_throttled_costs_no_attempt(queue):
+    async def test(store):
+        await enqueue(store, 1)
+        calls = []
+
+        async def worker(prompt):
+            calls.append(time.monotonic())
+            if len(calls) <= 5:
+                raise Throttled("slow down", after=0.05)
+            return "ok"
+
+        await runner(store, worker).run()
+
+        (row,) = await rows(store)
+        assert (row.state, row.attempts, len(calls)) == (JobState.DONE, 1, 6)
+        assert all(later - earlier >= 0.045 for earlier, later in zip(calls, calls[1:], strict=False))
+
+    queue(test)
+
+
+def test_a_retry_waits_for_its_time_and_costs_an_attempt(queue):
+    async def test(store):
+        await enqueue(store, 1)
+        calls = []
+
+        async def worker(prompt):
+            calls.append(time.monotonic())
+            if len(calls) == 1:
+                raise RetryLater("later", after=0.3)
+            return "ok"
+
+        await runner(store, worker).run()
+
+        (row,) = await rows(store)
+        assert (row.state, row.attempts) == (JobState.DONE, 2)
+        assert calls[1] - calls[0] >= 0.3
+
+    queue(test)
+
+
+def test_a_halted_lane_ends_the_run_with_its_reason_and_loses_nothing(queue):
+    async def test(store):
+        await enqueue(store, 50)
+        calls = 0
+
+        async def worker(prompt):
+            nonlocal calls
+            calls += 1
+            raise Halt("No auth credentials found")
+
+        with pytest.raises(CannotGoOn, match="No auth credentials found"):
+            await runner(store, worker, concurrency=4).run()
+
+        progress = await store.progress("b")
+        assert (progress.counts.pending, progress.counts.failed) == (50, 0)
+        assert calls <= 4
+        assert {row.attempts for row in await rows(store)} == {0}
+
+        assert await runner(store, upper).run() is Stop.EMPTY
+        assert (await store.progress("b")).counts.done == 50
+
+    queue(test)
+
+
+@pytest.mark.parametrize("how", ["paused", "unsealed"])
+def test_what_cannot_go_on_by_itself_is_said(queue, how):
+    async def test(store):
+        batch = await enqueue(store, 3, seal=how != "unsealed")
+        if how == "paused":
+            await store.pause(batch)
+        else:
+            raw = sqlite3.connect(store.location)
+            raw.execute("UPDATE batches SET enqueue_until = 0")
+            raw.commit()
+            raw.close()
+
+        with pytest.raises(CannotGoOn, match="resume b" if how == "paused" else "seal b"):
+            await runner(store, upper).run()
+
+    queue(test)
+
+
+def test_batches_of_others_are_left_alone(queue):
+    async def test(store):
+        batch = await store.open_batch(NewBatch("other", "unknown"))
+        await store.add_jobs(batch, [NewJob(0, None, "0" * 32, '"x"')])
+        await store.seal(batch)
+        await enqueue(store, 3)
+
+        assert await runner(store, upper).run() is Stop.EMPTY
+
+        assert (await store.progress("other")).counts.pending == 1
+
+    queue(test)
+
+
+def test_a_worker_that_cannot_be_opened_ends_the_run_before_a_claim(queue):
+    async def test(store):
+        await enqueue(store, 3)
+
+        def refuse(endpoint):
+            raise ConfigurationError("needs a key")
+
+        broken = Runner(store, {"w": FoundWorker("w", refuse)}, ENDPOINTS, RunnerOptions(until_empty=True))
+        with pytest.raises(ConfigurationError, match="needs a key"):
+            await broken.run()
+
+        progress = await store.progress("b")
+        assert (progress.counts.pending, progress.attempts) == (3, 0)
+
+    queue(test)
+
+
+def test_stopping_drains_what_runs_and_claims_no_more(queue):
+    async def test(store):
+        await enqueue(store, 100)
+        started = anyio.Event()
+
+        async def worker(prompt):
+            started.set()
+            await anyio.sleep(0.2)
+            return "ok"
+
+        running = runner(store, worker, concurrency=5, until_empty=False)
+        async with anyio.create_task_group() as group:
+            group.start_soon(stop_after, running, started)
+            assert await running.run() is Stop.DRAINED
+
+        counts = (await store.progress("b")).counts
+        assert (counts.done, counts.inflight, counts.pending) == (5, 0, 95)
+
+    queue(test)
+
+
+async def stop_after(running: Runner, event: anyio.Event) -> None:
+    await event.wait()
+    running.stop()
+
+
+def test_the_drain_deadline_releases_without_a_charge(queue):
+    async def test(store):
+        await enqueue(store, 10)
+        started = anyio.Event()
+
+        async def worker(prompt):
+            started.set()
+            await anyio.sleep_forever()
+
+        running = runner(store, worker, concurrency=5, until_empty=False, drain_seconds=0.2)
+        async with anyio.create_task_group() as group:
+            group.start_soon(stop_after, running, started)
+            assert await running.run() is Stop.RELEASED
+
+        assert {(row.state, row.attempts) for row in await rows(store)} == {(JobState.PENDING, 0)}
+
+    queue(test)
+
+
+def test_cancelling_the_run_releases_what_it_holds(queue):
+    async def test(store):
+        await enqueue(store, 10)
+        started = anyio.Event()
+
+        async def worker(prompt):
+            started.set()
+            await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(runner(store, worker, concurrency=5).run)
+            await started.wait()
+            group.cancel_scope.cancel()
+
+        assert {(row.state, row.attempts) for row in await rows(store)} == {(JobState.PENDING, 0)}
+        assert await store.runners() == ()
+
+    queue(test)
+
+
+def test_a_long_call_keeps_its_lease(queue):
+    async def test(store):
+        await enqueue(store, 1)
+        calls = 0
+
+        async def slow(prompt):
+            nonlocal calls
+            calls += 1
+            await anyio.sleep(3.5)
+            return "ok"
+
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(runner(store, slow, lease_ms=1_000).run)
+
+        (row,) = await rows(store)
+        assert (calls, row.attempts) == (1, 1)
+
+    queue(test)
+
+
+def test_a_cancelled_batch_stops_its_calls(queue):
+    async def test(store):
+        batch = await enqueue(store, 8)
+        started, ended = anyio.Event(), []
+
+        async def worker(prompt):
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.append(prompt)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(runner(store, worker, concurrency=4, lease_ms=1_000).run)
+            await started.wait()
+            await store.cancel(batch)
+
+        assert len(ended) == 4
+        assert {row.state for row in await rows(store)} == {JobState.CANCELLED}
+
+    queue(test)
+
+
+def test_a_job_taken_over_by_another_is_given_up(queue, tmp_path):
+    async def test(store):
+        await enqueue(store, 1)
+        clock_jump = sqlite3.connect(store.location, isolation_level=None)
+        started, ended = anyio.Event(), anyio.Event()
+
+        async def worker(prompt):
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.set()
+
+        running = runner(store, worker, until_empty=False, lease_ms=1_000)
+        thief = RunnerIdentity("thief", "h", 1, 1, "w", 60_000)
+        wants = Wants(1, (Serving("w", "default", ENDPOINTS["default"].base_url, opened=True),))
+        async with anyio.create_task_group() as group:
+            group.start_soon(running.run)
+            await started.wait()
+            claims = ()
+            while not claims:
+                clock_jump.execute("UPDATE jobs SET claimable_at = 0 WHERE state = 'inflight'")
+                claims = (await store.exchange(ExchangeRequest(thief, [], [], wants))).claims
+            await ended.wait()
+            running.stop()
+        clock_jump.close()
+
+        (row,) = await rows(store)
+        assert row.state is JobState.INFLIGHT
+        assert claims[0].losses == 1
+
+    queue(test)
+
+
+def test_a_locked_database_is_waited_out_with_the_results_in_hand(queue):
+    async def test(store):
+        await enqueue(store, 40)
+        calls = 0
+
+        async def worker(prompt):
+            nonlocal calls
+            calls += 1
+            await anyio.sleep(0.05)
+            return "ok"
+
+        other = sqlite3.connect(store.location, isolation_level=None, timeout=5)
+        async with anyio.create_task_group() as group:
+            group.start_soon(runner(store, worker, concurrency=4).run)
+            await until(lambda: calls >= 8)
+            other.execute("BEGIN IMMEDIATE")
+            await anyio.sleep(1.0)
+            made = calls
+            await anyio.sleep(0.5)
+            assert calls == made
+            other.execute("ROLLBACK")
+        other.close()
+
+        assert calls == 40
+        assert {(row.state, row.attempts) for row in await rows(store)} == {(JobState.DONE, 1)}
+
+    queue(test)
+
+
+async def until(condition) -> None:
+    with anyio.fail_after(DEADLINE):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+def test_an_idle_runner_wakes_within_a_tenth_of_a_second(queue):
+    async def test(store):
+        await enqueue(store, 0, seal=False)
+        done = []
+
+        async def worker(prompt):
+            done.append(time.monotonic())
+            return "ok"
+
+        running = runner(store, worker, until_empty=False)
+        async with anyio.create_task_group() as group:
+            group.start_soon(running.run)
+            await anyio.sleep(0.5)
+            waits = []
+            for position in range(5):
+                batch = await store.batch("b")
+                await store.add_jobs(batch, [NewJob(position, None, f"{position:032x}", '"x"')])
+                asked = time.monotonic()
+                await until(lambda expected=position + 1: len(done) == expected)
+                waits.append(done[-1] - asked)
+                await anyio.sleep(0.2)
+            running.stop()
+
+        assert min(waits) < 0.1
+
+    queue(test)
+
+
+def test_the_one_result_that_cannot_be_stored_fails_alone(queue, monkeypatch):
+    async def test(store):
+        await enqueue(store, 30)
+        connection = sqlite3.connect(store.location)
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON jobs WHEN NEW.result = '\"poison\"' "
+            "BEGIN SELECT RAISE(ABORT, 'too big'); END"
+        )
+        connection.commit()
+        connection.close()
+
+        async def worker(prompt):
+            return "poison" if prompt == "p7" else prompt
+
+        await runner(store, worker).run()
+
+        states = [(row.state, row.error_class) for row in await rows(store)]
+        assert states.pop(7) == (JobState.FAILED, "unstorable")
+        assert set(states) == {(JobState.DONE, None)}
+
+    queue(test)
+

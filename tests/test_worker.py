@@ -1,0 +1,114 @@
+"""How a name becomes a worker."""
+
+import asyncio
+import sys
+
+import pytest
+
+from batchq.errors import ConfigurationError
+from batchq.request import RequestKeys, encode
+from batchq.worker import Endpoint, Request, find_worker, installed_workers, worker_name
+
+ENDPOINT = Endpoint("default", "http://127.0.0.1:1/v1")
+
+
+def answer(reference, prompt="hi"):
+    async def main():
+        async with find_worker(reference).open(ENDPOINT) as handler:
+            return await handler(Request(prompt, {}, "", "", {}, "b", 0, None, 1))
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my_worker.py"
+    path.write_text(
+        "from contextlib import asynccontextmanager\n"
+        "async def shout(prompt): return prompt.upper()\n"
+        "def plain(prompt): return prompt\n"
+        "async def nothing(): return 1\n"
+        "class Caller:\n"
+        "    async def __call__(self, prompt): return prompt * 2\n"
+        "double = Caller()\n"
+        "@asynccontextmanager\n"
+        "async def opened(endpoint):\n"
+        "    async def call(prompt): return endpoint.base_url\n"
+        "    yield call\n"
+        "number = 3\n"
+    )
+    yield path
+    sys.modules.pop("my_worker", None)
+    sys.path[:] = [entry for entry in sys.path if entry != str(tmp_path)]
+
+
+@pytest.mark.parametrize("form", ["my_worker.py:{}", "my_worker:{}", "./my_worker.py:{}"])
+@pytest.mark.parametrize(("function", "expected"), [("shout", "HI"), ("double", "hihi"), ("opened", ENDPOINT.base_url)])
+def test_functions_objects_and_factories_are_workers(script, form, function, expected):
+    assert answer(form.format(function)) == expected
+
+
+def test_installed_workers_are_found_by_name():
+    assert {"echo", "openrouter"} <= set(installed_workers())
+    assert answer("echo") == "hi"
+    assert find_worker("openrouter").needs_model
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("nosuch", "installed: echo"),
+        ("no_such_module:f", "can't import no_such_module"),
+        ("missing.py:f", "there is no file"),
+        ("my_worker.py:absent", "no function 'absent'"),
+        ("my_worker.py:number", "not a worker"),
+        ("my_worker.py:plain", "async def"),
+        ("my_worker.py:nothing", "takes one argument"),
+    ],
+)
+def test_what_is_no_worker_is_said_in_a_sentence(script, reference, words):
+    with pytest.raises(ConfigurationError, match=words):
+        find_worker(reference)
+
+
+def test_a_script_has_one_name_from_everywhere():
+    assert worker_name("a/b/mine.py:f") == worker_name("mine.py:f") == "mine.py:f"
+    assert worker_name("package.module:f") == "package.module:f"
+
+
+def test_equal_requests_have_equal_keys_and_others_do_not():
+    def key(payload, *, worker="w", endpoint="default", model="m", **settings):
+        return RequestKeys(worker, endpoint, model, settings).key(payload, encode(payload))
+
+    messages = {"messages": [{"role": "user", "content": "hi"}]}
+    assert key("hi") == key(messages) == key({"body": messages})
+    assert key("hi", params={"temperature": 0}) == key({"body": messages | {"temperature": 0}})
+    different = [key("hi"), key("ho"), key("hi", model="n"), key("hi", worker="v"), key("hi", endpoint="e")]
+    different += [key("hi", system="s"), key("hi", params={"temperature": 0}), key("hi", url="/v1/embeddings")]
+    assert len(set(different)) == len(different)
+
+
+def test_the_openrouter_key_goes_to_openrouter_only(monkeypatch, tmp_path):
+    from batchq.config import load_settings
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-secret")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert load_settings().endpoint("default").api_key == "sk-or-secret"
+    assert load_settings(base_url="https://api.example.com/v1").endpoint("default").api_key is None
+    assert load_settings(base_url="https://openrouter.ai.evil.example/v1").endpoint("default").api_key is None
+    assert "sk-or-secret" not in repr(load_settings()) + repr(load_settings().endpoint("default"))
+
+
+def test_a_missing_key_is_named_before_anything_is_called():
+    async def main(base_url):
+        async with find_worker("openrouter").open(Endpoint("default", base_url)):
+            return True
+
+    with pytest.raises(ConfigurationError, match="OPENROUTER_API_KEY"):
+        asyncio.run(main("https://openrouter.ai/api/v1"))
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
+        asyncio.run(main("https://api.example.com/v1"))
+    assert asyncio.run(main("http://127.0.0.1:9/v1"))
+
