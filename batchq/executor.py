@@ -20,6 +20,7 @@ from batchq.jobs import (
     Json,
     Outcome,
     Reason,
+    Released,
     Retry,
     Succeeded,
     Throttled,
@@ -34,16 +35,23 @@ MESSAGE_LIMIT = 1_000
 _KEY = re.compile(r"\b(sk|pk|rk|gsk|key|hf)[-_][A-Za-z0-9_-]{8,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}")
 
 
-async def execute(claim: Claim, handler: Handler) -> Outcome:
-    """Answer one job within its call timeout; only a cancellation from outside is raised."""
+async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | None = None) -> Outcome:
+    """Answer one job within its call timeout.
+
+    Cancelling `scope` gives the job up (Released); any other cancellation from outside is raised.
+    """
     try:
         request = build_request(claim)
     except (ValueError, TypeError, RecursionError) as error:
         return Failed(Reason("bad_row", f"the stored prompt can't be read: {shorten(str(error))}"))
     seconds = claim.batch.call_timeout_ms / 1000
+    scope = scope or anyio.CancelScope()
+    scope.deadline = deadline = anyio.current_time() + seconds
     try:
-        with anyio.move_on_after(seconds):
+        with scope:
             return _keep(await handler(request))
+        if anyio.current_time() < deadline:
+            return Released()
         return Retry(Reason("timeout", f"no answer within {seconds:g} s"))
     except asyncio.CancelledError:
         task = asyncio.current_task()

@@ -6,6 +6,7 @@ free slots in one exchange; each claim runs in a task of its own and leaves an `
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -114,6 +115,8 @@ class Runner:
         self._conversation = Conversation(store, self.identity)
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._running: dict[int, _Running] = {}
+        self._assigned: asyncio.Queue[_Running] = asyncio.Queue()
+        self._slots = 0
         self._ended: list[Ended] = []
         self._wake = anyio.Event()
         self._stopping = False
@@ -155,7 +158,7 @@ class Runner:
                 except BatchqError as error:  # carried out by hand: a task group would wrap it
                     ended = error
                 finally:
-                    self._cancel_running()
+                    group.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(RELEASE_SECONDS, shield=True):
                 await self._leave()
@@ -167,9 +170,7 @@ class Runner:
         while True:
             reply = await self._exchange()
             for claim in reply.claims:
-                running = _Running(claim, _uptime())
-                self._running[claim.job_id] = running
-                group.start_soon(self._attempt, running)
+                self._assign(_Running(claim, _uptime()), group)
             for serving in reply.unopened:
                 await self._open(serving, clients)
             if self._stopping and not self._running and not self._ended:
@@ -209,14 +210,25 @@ class Runner:
             self._log.warning(log.JOB_LATE, count=reply.late)
         return reply
 
+    def _assign(self, running: _Running, group: TaskGroup) -> None:
+        """Give a claim to a free slot; slots are tasks that stay, since starting one per job costs more."""
+        self._running[running.claim.job_id] = running
+        self._assigned.put_nowait(running)
+        if len(self._running) > self._slots:
+            self._slots += 1
+            group.start_soon(self._fill_slot)
+
+    async def _fill_slot(self) -> None:
+        while True:
+            await self._attempt(await self._assigned.get())
+
     async def _attempt(self, running: _Running) -> None:
         """Run one claim and leave its end behind, whatever happens."""
         claim, began = running.claim, time.monotonic()
         outcome: Outcome = Released()
         try:
-            with running.scope:
-                handler = self._handlers[claim.batch.worker, claim.batch.endpoint]
-                outcome = await execute(claim, handler)
+            handler = self._handlers[claim.batch.worker, claim.batch.endpoint]
+            outcome = await execute(claim, handler, running.scope)
         finally:
             del self._running[claim.job_id]
             ended = Ended(claim, outcome, round((time.monotonic() - began) * 1000))
@@ -293,6 +305,8 @@ class Runner:
 
     async def _leave(self) -> None:
         """Settle or release what is left and say goodbye; what can't be written expires by itself."""
+        # What was assigned to a slot that never began it is given back too.
+        self._ended += [Ended(item.claim, Released(), 0) for item in self._running.values()]
         if self._ended:
             held = [Held(item.claim.job_id, item.claim.token, renew=False) for item in self._ended]
             await self._conversation.exchange(self._ended, held, Wants(0, ()))

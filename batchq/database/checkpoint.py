@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -46,14 +47,18 @@ class Checkpointer:
             connection.rollback()
 
     def _checkpoint(self) -> None:
-        second = sqlite3.connect(self._path, isolation_level=None, timeout=0)
         try:
-            second.execute("PRAGMA wal_autocheckpoint=0")
-            second.execute("PRAGMA synchronous=FULL")
-            busy, frames, moved = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        finally:
-            second.close()
-        complete = not busy and frames == moved
+            complete = self._fold_in()
+        except sqlite3.Error:
+            complete = False  # the commit before it is safe in the log; a full disk shows in the next one
         # While a reader holds it back, ask again only when the log has grown by as much again.
         size = os.stat(self._log).st_size
         self._threshold = CHECKPOINT_BYTES if complete else size + CHECKPOINT_BYTES
+
+    def _fold_in(self) -> bool:
+        """Copy the log; return whether all of it was copied."""
+        with closing(sqlite3.connect(self._path, isolation_level=None, timeout=0)) as second:
+            second.execute("PRAGMA wal_autocheckpoint=0")
+            second.execute("PRAGMA synchronous=FULL")
+            busy, frames, moved = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return not busy and frames == moved

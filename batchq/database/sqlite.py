@@ -113,17 +113,26 @@ class SqliteDatabase:
         self._writer = _Lane(writer)
         self._reader = _Lane(reader)
         self._clock = clock
-        self._write_lock = anyio.Lock()
+        self._write_lock = anyio.Lock(fast_acquire=True)
         self._not_before = 0.0
         self._checkpointer = Checkpointer(path)
         self._watcher: sqlite3.Connection | None = None
         self._watched = -1
 
     async def read(self, body: Callable[[Transaction], T]) -> T:
-        """Run `body` in a read transaction; it must be short, since it holds back the checkpoint."""
-        with anyio.CancelScope(shield=True):
-            result = await self._reader.call(lambda connection: self._transact(connection, "BEGIN", body))
-        return cast("T", result)
+        """Run `body` in a read transaction; it must be short, since it holds back the checkpoint.
+
+        Readers wait for nobody but one who recovers or closes the log, which is over in a moment.
+        """
+        deadline = time.monotonic() + _OPEN_PATIENCE
+        while True:
+            with anyio.CancelScope(shield=True):
+                result = await self._reader.call(lambda connection: self._transact(connection, "BEGIN", body))
+            if not isinstance(result, _Busy):
+                return result
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(f"{self.path} can't be read: another process has it to itself")
+            await anyio.sleep(random.uniform(*_RETRY_SECONDS))
 
     async def write(self, body: Callable[[Transaction], T], *, patience: float | None = None) -> T:
         """Run `body` in a write transaction and commit it; waits for the lock up to `patience` seconds.
@@ -133,7 +142,8 @@ class SqliteDatabase:
         """
         deadline = None if patience is None else time.monotonic() + patience
         async with self._write_lock:
-            await anyio.sleep(max(0.0, self._not_before - time.monotonic()))
+            if (pause := self._not_before - time.monotonic()) > 0:
+                await anyio.sleep(pause)
             while True:
                 began = time.monotonic()
                 with anyio.CancelScope(shield=True):
@@ -159,7 +169,9 @@ class SqliteDatabase:
         """
         if self._watcher is None:
             self._watcher = sqlite3.connect(self.path, isolation_level=None, timeout=0)
-        version: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
+        version = _data_version(self._watcher)
+        if version is None:
+            return False
         changed = version != self._watched
         self._watched = version
         return changed
@@ -176,6 +188,7 @@ class SqliteDatabase:
                 raise DatabaseBusy(f"{self.path} is locked by another process; waited {_OPEN_PATIENCE:g} s")
             await anyio.sleep(random.uniform(0.005, 0.05))
         await self._reader.call(lambda connection: connection.exec_driver_sql("PRAGMA query_only=ON"))
+        await self.read(lambda _transaction: None)  # refuses another schema version
 
     async def close(self) -> None:
         """Close all connections; the last process out leaves no -wal file behind."""
@@ -188,13 +201,13 @@ class SqliteDatabase:
     def _transact(self, connection: Connection, begin: str, body: Callable[[Transaction], T]) -> T | _Busy:
         try:
             connection.exec_driver_sql(begin)
+            now, version = connection.execute(_CLOCK_AND_VERSION).one()
         except DBAPIError as error:
             connection.rollback()
             if _code(error) in _BUSY_CODES:
                 return _BUSY
             raise _translate(error, self.path) from error
         try:
-            now, version = connection.execute(_CLOCK_AND_VERSION).one()
             if version is None or int(version) != SCHEMA_VERSION:
                 raise SchemaMismatch(_version_message(self.path, version))
             result = body(Transaction(connection, self._clock() if self._clock else now))
@@ -202,6 +215,9 @@ class SqliteDatabase:
         except DBAPIError as error:
             connection.rollback()
             raise _translate(error, self.path) from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            connection.rollback()
+            raise DataRefused(f"{self.path} can't hold a value: {error}") from error
         except BaseException:
             connection.rollback()
             raise
@@ -243,9 +259,10 @@ class _Lane:
             self._connection = self._engine.connect()
         result = function(self._connection)
         # On this connection the counter moves only when others commit.
-        version = self._driver._conn.execute("PRAGMA data_version").fetchone()[0]  # noqa: SLF001
-        self.others_wrote = version != self._version
-        self._version = version
+        version = _data_version(self._driver._conn)  # noqa: SLF001
+        if version is not None:
+            self.others_wrote = version != self._version
+            self._version = version
         return result
 
 
@@ -256,6 +273,15 @@ async def _connect(path: Path) -> aiosqlite.Connection:
         return await driver
     except sqlite3.Error as error:
         raise DatabaseUnavailable(f"can't open {path}: {error}") from error
+
+
+def _data_version(connection: sqlite3.Connection) -> int | None:
+    """Return the counter of commits; None while somebody has the file to himself, to recover or close the log."""
+    try:
+        version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    except sqlite3.OperationalError:
+        return None
+    return version
 
 
 def _prepare(connection: Connection, path: Path, *, create: bool) -> bool:

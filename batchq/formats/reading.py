@@ -26,25 +26,27 @@ _BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
 
 
-def read_rows(path: Path, options: ReadOptions) -> Iterator[Row | BadRow]:
+def read_rows(path: Path, options: ReadOptions, *, name: str | None = None) -> Iterator[Row | BadRow]:
     """Yield the rows of an input file in order, the bad ones too; memory does not grow with their number.
 
-    Raises UsageError, at the first row or at the end, for a file that holds no prompts at all.
+    `name` is what messages call the file. Raises UsageError, at the first row or at the end, for a file
+    that holds no prompts at all.
     """
+    shown = name or str(path)
     input_format = _format_of(path, options)
     try:
         with path.open("rb", buffering=_BUFFER) as file:
-            found = yield from _read(input_format, _without_bom(file), options, str(path))
+            found = yield from _read(input_format, _without_bom(file), options, shown)
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: check the name of the input file") from None
+        raise UsageError(f"{shown} does not exist: check the name of the input file") from None
     except IsADirectoryError:
-        raise UsageError(f"{path} is a directory: name a file in it") from None
+        raise UsageError(f"{shown} is a directory: name a file in it") from None
     except PermissionError:
-        raise UsageError(f"{path} can't be read: this user has no permission; check its mode") from None
+        raise UsageError(f"{shown} can't be read: this user has no permission; check its mode") from None
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+        raise UsageError(f"{shown} can't be read: {error.strerror or error}") from error
     if not found:
-        raise UsageError(f"{path} is empty: it needs at least one prompt")
+        raise UsageError(f"{shown} is empty: it needs at least one prompt")
 
 
 def _read(input_format: str, lines: Iterable[bytes], options: ReadOptions, name: str) -> Rows:

@@ -21,7 +21,6 @@ from batchq.errors import UnknownBatch
 from batchq.jobs import (
     Attempt,
     Batch,
-    BatchState,
     ErrorGroup,
     Exchanged,
     Lane,
@@ -201,7 +200,7 @@ class Store:
 
     async def pause(self, batch: Batch) -> None:
         """Start no more jobs of a batch."""
-        await self._write(partial(operate.set_state, batch_id=batch.id, state=BatchState.PAUSED))
+        await self._write(partial(operate.pause, batch_id=batch.id))
 
     async def resume(self, batch: Batch) -> int:
         """Start jobs again, and reopen the batch's halted lanes; return how many lanes."""
@@ -213,7 +212,7 @@ class Store:
 
     async def cancel(self, batch: Batch) -> int:
         """Cancel what has not ended, in chunks; return how many jobs. Safe to repeat, also by others."""
-        await self._write(partial(operate.set_state, batch_id=batch.id, state=BatchState.CANCELLED))
+        await self._write(partial(operate.start_cancel, batch_id=batch.id))
         return await self._finish_cancel(batch)
 
     async def finish_cancels(self) -> None:
@@ -223,8 +222,7 @@ class Store:
 
     async def retry(self, batch: Batch, *, error_class: str | None = None) -> int:
         """Send failed and cancelled jobs back to pending, in chunks; return how many."""
-        if batch.state is BatchState.CANCELLED:
-            await self._write(partial(operate.set_state, batch_id=batch.id, state=BatchState.OPEN))
+        await self._write(partial(operate.revive, batch_id=batch.id))
         moved, after = 0, 0
         while True:
             count, last = await self._write(

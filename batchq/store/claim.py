@@ -57,14 +57,12 @@ def _due(state: str) -> Select[tuple[int]]:
             _candidate.c.state == literal_column(f"'{state}'"),
             CLAIMABLE,
             _candidate.c.claimable_at <= now_ms,
+            # Also a pending job may be in hand: its lease was lost, and who took over gave it back.
+            _candidate.c.id.not_in(json_list("in_hand")),
         )
         .order_by(_candidate.c.claimable_at, _candidate.c.id)
         .limit(_limit)
     )
-
-
-def _expired() -> Select[tuple[int]]:
-    return _due("inflight").where(_candidate.c.id.not_in(json_list("in_hand")))
 
 
 _TAKEN = (
@@ -109,7 +107,7 @@ _death = (
 
 CLAIM_EXPIRED: Update = (
     update(jobs)
-    .where(jobs.c.id.in_(_expired()), _still_open)
+    .where(jobs.c.id.in_(_due("inflight")), _still_open)
     .values(
         state=case((_exhausted, "failed"), (_suspect, "pending"), else_="inflight"),
         token=jobs.c.token + case((_exhausted, 0), (_suspect, 0), else_=1),
@@ -140,7 +138,7 @@ _LOG_LOST = insert(attempts).from_select(
         true(),
         false(),
         literal("worker_died"),
-    ).where(jobs.c.id.in_(_expired()), _still_open),
+    ).where(jobs.c.id.in_(_due("inflight")), _still_open),
 )
 
 _ADOPT = select(*_TAKEN, jobs.c.batch_id).where(
@@ -198,10 +196,11 @@ def _claim_from(
         "now": tx.now,
         "me": runner.id,
         "lease_ms": runner.lease_ms,
+        "in_hand": json.dumps(list(in_hand)),
     }
     taken: list[AnyRow] = []
     if row.expired and expired_too:
-        taken += _take_expired(tx, parameters, row.max_attempts, in_hand, tally)
+        taken += _take_expired(tx, parameters, row.max_attempts, tally)
     if row.due and len(taken) < limit:
         fresh = tx.connection.execute(CLAIM_PENDING, parameters | {"limit": limit - len(taken)}).all()
         tally.move(row.id, "pending", "inflight", sum(1 + job.followers for job in fresh))
@@ -219,10 +218,10 @@ def _claim_from(
 
 
 def _take_expired(
-    tx: Transaction, parameters: dict[str, object], max_attempts: int, in_hand: Collection[int], tally: Tally
+    tx: Transaction, parameters: dict[str, object], max_attempts: int, tally: Tally
 ) -> list[AnyRow]:
     batch_id = cast("int", parameters["of_batch"])
-    parameters = parameters | {"in_hand": json.dumps(list(in_hand)), "attempt_limit": max_attempts}
+    parameters = parameters | {"attempt_limit": max_attempts}
     tx.connection.execute(_LOG_LOST, parameters)
     rows = tx.connection.execute(CLAIM_EXPIRED, parameters).all()
     for job in rows:

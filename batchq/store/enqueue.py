@@ -82,11 +82,16 @@ def add_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> int:
     """Add the jobs of one chunk that are not there yet; return how many were.
 
     A job is the same if custom_id (position, where there is none) and key are. Raises BatchConflict
-    for another key. The positions of jobs with a custom_id follow what the batch holds by now.
+    for another key, and for a cancelled batch. The positions of jobs with a custom_id follow what the
+    batch holds by now.
     """
-    size = tx.connection.execute(select(batches.c.size).where(batches.c.id == batch_id)).scalar_one()
+    batch = tx.connection.execute(select(batches.c.size, batches.c.state).where(batches.c.id == batch_id)).one()
+    if batch.state == BatchState.CANCELLED:
+        raise BatchConflict("the batch was cancelled while rows were being added to it")
+    size: int = batch.size
     by_id = bool(chunk) and chunk[0].custom_id is not None
-    present = existing_jobs(tx, batch_id, chunk)
+    may_be_there = bool(size) and (by_id or any(job.position < size for job in chunk))
+    present = existing_jobs(tx, batch_id, chunk) if may_be_there else {}
     rows: list[tuple[object, ...]] = []
     for job in chunk:
         found = present.get(job.custom_id if by_id else job.position)

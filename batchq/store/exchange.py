@@ -48,16 +48,16 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
     if request.wants.slots <= 0:
         return Exchanged(tx.now)
     due = find_due(tx, request.wants)
-    if any(row.opened for row in due):
+    if any(row.opened and (row.due or request.expired_too) for row in due):
         return None
-    return Exchanged(tx.now, unopened=unopened(due), wake_in_ms=next_wake_ms(tx, request.wants))
+    return Exchanged(tx.now, unopened=unopened(due), wake_in_ms=_wake_in_ms(tx, request))
 
 
 def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     """Settle, renew and claim, in that order."""
     tally = Tally()
-    late = write_settlements(tx, request.settlements, tally)
-    act_on_lanes(tx, request.settlements, late)
+    settled, late = write_settlements(tx, request.settlements, tally)
+    act_on_lanes(tx, settled)
     lost = renew(tx, [item for item in request.held if item.renew], request.runner.lease_ms)
     claims: list[Claim] = []
     in_hand = {item.job_id for item in request.held}
@@ -72,8 +72,12 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
         to_open = unopened(due)
         claims += claim_share(tx, due, slots, request.runner, in_hand, tally, expired_too=request.expired_too)
         if not claims:
-            wake_in_ms = next_wake_ms(tx, request.wants)
+            wake_in_ms = _wake_in_ms(tx, request)
     tally.write(tx, request.runner.id)
     if request.beat:
         beat(tx, request.runner, len(request.held) + len(claims))
-    return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, len(late))
+    return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, late)
+
+
+def _wake_in_ms(tx: Transaction, request: ExchangeRequest) -> int | None:
+    return next_wake_ms(tx, request.wants, expired_too=request.expired_too)

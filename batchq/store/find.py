@@ -145,11 +145,16 @@ def find_due(tx: Transaction, wants: Wants) -> Sequence[AnyRow]:
     return tx.connection.execute(statement, _parameters(tx, wants)).all()
 
 
-def next_wake_ms(tx: Transaction, wants: Wants) -> int | None:
-    """Return the milliseconds until something served becomes due; None if nothing waits."""
+def next_wake_ms(tx: Transaction, wants: Wants, *, expired_too: bool) -> int | None:
+    """Return the milliseconds until something served becomes due; None if nothing waits.
+
+    Without `expired_too`, leases that have run out are no reason to wake.
+    """
     statement = _wake_statement(narrowed=wants.batch_ids is not None)
     row = tx.connection.execute(statement, _parameters(tx, wants)).one()
-    times = [at for at in (row.due, row.expiry) if at is not None]
+    times = [row.due] if row.due is not None else []
+    if row.expiry is not None and (expired_too or row.expiry > tx.now):
+        times.append(row.expiry)
     return max(0, min(times) - tx.now) if times else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects import sqlite
@@ -14,26 +14,32 @@ from batchq.settlement import Settlement
 from batchq.store.claim import PROBE_EVERY_MS
 
 
-def act_on_lanes(tx: Transaction, settlements: Iterable[Settlement], late: Sequence[Settlement]) -> None:
+def act_on_lanes(tx: Transaction, settled: Iterable[Settlement]) -> None:
     """Pause, halt or reopen the lanes that these outcomes speak of; lanes without news are not written."""
-    stale = {id(item) for item in late}
-    for item in settlements:
+    for item in settled:
         claim = item.ended.claim
-        if id(item) in stale or not claim.lane:
+        if not claim.lane:
             continue
         if item.pause_ms is not None:
             _pause(tx, item, tx.now + item.pause_ms)
         elif item.halt:
             _halt(tx, item)
         elif item.proves_lane and claim.probe:
-            reopen(tx, claim.lane)
+            reopen(tx, claim.lane, epoch=claim.epoch)
 
 
-def reopen(tx: Transaction, lane: str | None = None, *, worker: str | None = None, model: str | None = None) -> int:
-    """Reopen halted lanes: one by name, those of a worker and model, or all; return how many."""
+def reopen(
+    tx: Transaction,
+    lane: str | None = None,
+    *,
+    epoch: int | None = None,
+    worker: str | None = None,
+    model: str | None = None,
+) -> int:
+    """Reopen halted lanes: one by name and epoch, those of a worker and model, or all; return how many."""
     statement = update(lanes).where(lanes.c.halted_at.is_not(None))
     if lane is not None:
-        statement = statement.where(lanes.c.name == lane)
+        statement = statement.where(lanes.c.name == lane, lanes.c.epoch == epoch)
     if worker is not None:
         statement = statement.where(lanes.c.worker == worker, lanes.c.model == model)
     values = {"halted_at": None, "probe_at": None, "reason": None, "epoch": lanes.c.epoch + 1}

@@ -17,20 +17,32 @@ from batchq.store.tally import PRODUCER, Tally
 CHUNK_ROWS = 2_000
 
 
-def set_state(tx: Transaction, batch_id: int, state: BatchState) -> None:
-    """Open, pause or cancel a batch: one row, and no claim starts after it commits."""
-    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=state.value))
+def pause(tx: Transaction, batch_id: int) -> None:
+    """Pause an open batch: one row, and no claim starts after it commits."""
+    _move(tx, batch_id, BatchState.OPEN, BatchState.PAUSED)
+
+
+def start_cancel(tx: Transaction, batch_id: int) -> None:
+    """Mark a batch as cancelled: no claim starts after it commits, and anybody may cancel its jobs."""
+    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=BatchState.CANCELLED.value))
+
+
+def revive(tx: Transaction, batch_id: int) -> None:
+    """Open a cancelled batch."""
+    _move(tx, batch_id, BatchState.CANCELLED, BatchState.OPEN)
 
 
 def resume_batch(tx: Transaction, batch: Batch) -> int:
     """Open a paused batch and reopen the halted lanes of its worker and model; return how many lanes."""
-    if batch.state is BatchState.PAUSED:
-        set_state(tx, batch.id, BatchState.OPEN)
+    _move(tx, batch.id, BatchState.PAUSED, BatchState.OPEN)
     return reopen(tx, worker=batch.worker, model=batch.model)
 
 
 def cancel_chunk(tx: Transaction, batch_id: int) -> int:
-    """Cancel up to 2,000 unfinished jobs of a cancelled batch; return how many."""
+    """Cancel up to 2,000 unfinished jobs of a batch, if it is still cancelled; return how many."""
+    state = tx.connection.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar_one_or_none()
+    if state != BatchState.CANCELLED:
+        return 0
     tally = Tally()
     moved = 0
     for state, condition in (("pending", PENDING), ("inflight", INFLIGHT)):
@@ -100,6 +112,13 @@ def purge_chunk(tx: Transaction, batch_id: int) -> int:
         tx.connection.execute(delete(tallies).where(tallies.c.batch_id == batch_id))
         tx.connection.execute(delete(batches).where(batches.c.id == batch_id))
     return removed
+
+
+def _move(tx: Transaction, batch_id: int, source: BatchState, target: BatchState) -> None:
+    """Change a batch's state, unless somebody else did meanwhile."""
+    tx.connection.execute(
+        update(batches).where(batches.c.id == batch_id, batches.c.state == source.value).values(state=target.value)
+    )
 
 
 def finished_before(tx: Transaction, cutoff: int) -> list[Batch]:

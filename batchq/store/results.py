@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import exists, func, select
 
 from batchq.database import Transaction
-from batchq.jobs import Attempt, Batch, ErrorGroup, JobState, Progress, Result, Usage
+from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Progress, Result, Usage
 from batchq.schema import CLAIMABLE, attempts, batches, jobs
 from batchq.store.find import INFLIGHT, PENDING, AnyRow, AnySelect, batch_from, live_batches, next_time
 from batchq.store.lanes import read_lanes
@@ -55,8 +55,8 @@ def read_job(tx: Transaction, batch_id: int, position: int) -> tuple[Result, lis
 
 
 def is_finished(tx: Transaction, batch: Batch) -> bool:
-    """Whether the batch is sealed and has no live row: asked of the index, never of the tallies."""
-    if batch.sealed_at is None:
+    """Whether the batch is sealed, or cancelled, and has no live row: asked of the index, never of the tallies."""
+    if batch.sealed_at is None and batch.state is not BatchState.CANCELLED:
         return False
     live = select(exists().where(jobs.c.batch_id == batch.id, PENDING, CLAIMABLE)).scalar_subquery()
     held = select(exists().where(jobs.c.batch_id == batch.id, INFLIGHT, CLAIMABLE)).scalar_subquery()
@@ -101,8 +101,9 @@ def read_live(tx: Transaction) -> list[tuple[Batch, int | None, int | None]]:
 
 
 def read_unsealed(tx: Transaction) -> list[Batch]:
-    """Return the batches that are not complete yet."""
-    return [batch_from(row) for row in tx.connection.execute(select(batches).where(batches.c.sealed_at.is_(None)))]
+    """Return the batches that are not complete yet; a cancelled one never will be."""
+    incomplete = batches.c.sealed_at.is_(None) & (batches.c.state != BatchState.CANCELLED.value)
+    return [batch_from(row) for row in tx.connection.execute(select(batches).where(incomplete))]
 
 
 def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:

@@ -109,7 +109,7 @@ def settle_statement(guard: ColumnElement[bool]) -> Update:
                 for name in ("result", "error", "error_class", "finish_reason", "meta", *_ANSWER_COLUMNS)
             },
         )
-        .returning(jobs.c.id, jobs.c.followers)
+        .returning(jobs.c.id, jobs.c.token, jobs.c.followers)
     )
 
 
@@ -130,23 +130,26 @@ _LOGGED = select(attempts.c.job_id, attempts.c.token, attempts.c.outcome, attemp
 _KNOWN = select(jobs.c.id, jobs.c.attempts, jobs.c.batch_id).where(jobs.c.id.in_(json_list("missed")))
 
 
-def write_settlements(tx: Transaction, settlements: Sequence[Settlement], tally: Tally) -> list[Settlement]:
-    """Settle what still holds its job, log the rest as late; return the late ones."""
+def write_settlements(
+    tx: Transaction, settlements: Sequence[Settlement], tally: Tally
+) -> tuple[list[Settlement], int]:
+    """Settle what still holds its job, log the rest as late; return what was settled and how many were late."""
     if not settlements:
-        return []
+        return [], 0
     parameters = {"ended": json.dumps([_row(item) for item in settlements]), "now": tx.now}
     tx.connection.execute(LOG_ENDED, parameters)
-    settled = {row.id: row.followers for row in tx.connection.execute(SETTLE, parameters).all()}
-    missed = []
+    followers = {(row.id, row.token): row.followers for row in tx.connection.execute(SETTLE, parameters).all()}
+    settled, missed = [], []
     for item in settlements:
         claim = item.ended.claim
-        if claim.job_id not in settled:
+        if (claim.job_id, claim.token) not in followers:
             missed.append(item)
             continue
-        tally.move(claim.batch.id, JobState.INFLIGHT, item.state, 1 + settled[claim.job_id])
+        settled.append(item)
+        tally.move(claim.batch.id, JobState.INFLIGHT, item.state, 1 + followers[claim.job_id, claim.token])
         if item.answer is not None:
             tally.spend(claim.batch.id, item.answer)
-    return _log_late(tx, missed, tally) if missed else []
+    return settled, _log_late(tx, missed, tally) if missed else 0
 
 
 def renew(tx: Transaction, held: Sequence[Held], lease_ms: int) -> frozenset[int]:
@@ -170,11 +173,11 @@ def _row(item: Settlement) -> list[object]:
         int(item.charged),
         int(item.throttled),
         item.ended.duration_ms,
-        reason.message if reason else None,
-        reason.error_class if reason else None,
+        _plain(reason.message) if reason else None,
+        _plain(reason.error_class) if reason else None,
         reason.status if reason else None,
         answer.result if answer else None,
-        answer.finish_reason if answer else None,
+        _plain(answer.finish_reason) if answer else None,
         answer.meta if answer else None,
         usage.input_tokens,
         usage.output_tokens,
@@ -185,18 +188,23 @@ def _row(item: Settlement) -> list[object]:
     ]
 
 
-def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> list[Settlement]:
+def _plain(text: str | None) -> str | None:
+    """Escape what the database can't hold in text that is not JSON: one such row would spoil its whole page."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> int:
     """Keep what came too late, with its cost; skip what an earlier, unconfirmed exchange had settled."""
     ids = {"missed": json.dumps([item.ended.claim.job_id for item in missed])}
     logged = {(row.job_id, row.token): row for row in tx.connection.execute(_LOGGED, ids).all()}
     known = {row.id: row for row in tx.connection.execute(_KNOWN, ids).all()}
-    late = []
+    late = 0
     for item in missed:
         claim = item.ended.claim
         entry = logged.get((claim.job_id, claim.token))
         if claim.job_id not in known or (entry is not None and (entry.late or entry.outcome != "lost")):
             continue
-        late.append(item)
+        late += 1
         tally.count(claim.batch.id, "late")
         if item.answer is not None:
             tally.spend(claim.batch.id, item.answer)
@@ -233,8 +241,8 @@ def _write_late(tx: Transaction, item: Settlement, *, lost: bool) -> None:
                 "number": claim.attempts,
                 "outcome": item.outcome,
                 "charged": item.charged,
-                "error": reason.message if reason else None,
-                "error_class": reason.error_class if reason else None,
+                "error": _plain(reason.message) if reason else None,
+                "error_class": _plain(reason.error_class) if reason else None,
             }
         )
     )

@@ -1,13 +1,16 @@
 """Any OpenAI-compatible endpoint through the OpenAI SDK; OpenRouter by default.
 
-Uses the SDK's cheap path (`client.post(..., cast_to=httpx2.Response)`): headers and raw bytes, no typed
-objects, over the aiohttp transport, which holds up with hundreds of calls in flight. The SDK's own
-retries are off: batchq owns retries, and the queue remembers them.
+The SDK configures the client once: base URL, authentication, headers, the aiohttp transport, which holds
+up with hundreds of calls in flight. Each call is then sent on the SDK's own HTTP client with those
+headers, past the SDK's per-call request building and its typed objects: 0.35 ms of CPU per call against
+0.75 for `client.post(cast_to=httpx2.Response)` and 2.8 for `chat.completions.create` (measured side by
+side by scripts/bench). Retries are the queue's, which remembers them; the SDK makes none.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +20,7 @@ from batchq.worker import Answer, ConfigurationError, Endpoint, Json, Plugin, Re
 from batchq_workers.classify import Steer, classify
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
 # Slots are the limit, not the pool: a call that waits for a connection would run into its deadline.
@@ -33,38 +37,46 @@ async def open_openrouter(endpoint: Endpoint) -> AsyncIterator[Callable[[Request
     import httpx2
     import openai
 
-    limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
+    http_client = openai.DefaultAioHttpClient(
+        limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+        # The total deadline is the queue's; a socket timeout would only cut long answers short.
+        timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+        follow_redirects=False,
+    )
     client = openai.AsyncOpenAI(
         # Given, so that no ambient OPENAI_BASE_URL or key leaks into calls to another server.
         api_key=key or "none",
         base_url=endpoint.base_url,
         max_retries=0,
-        # The total deadline is the queue's; a socket timeout would only cut long answers short.
-        timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
-        http_client=openai.DefaultAioHttpClient(limits=limits),
+        http_client=http_client,
     )
     client.organization = client.project = None
     async with client:
-        yield _caller(client)
+        yield _caller(client, http_client)
 
 
 plugin = Plugin(open_openrouter, needs_model=True)
 
 
-def _caller(client: openai.AsyncOpenAI) -> Callable[[Request], Awaitable[Json | Answer]]:
+def _caller(
+    client: openai.AsyncOpenAI, http_client: httpx2.AsyncClient
+) -> Callable[[Request], Awaitable[Json | Answer]]:
     import httpx2
-    import openai
+
+    headers = httpx2.Headers({name: value for name, value in client.default_headers.items() if isinstance(value, str)})
+    urls: dict[str, httpx2.URL] = {}
+    encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
     async def call(request: Request) -> Json | Answer:
+        url = urls.get(request.url) or urls.setdefault(
+            request.url, httpx2.URL(f"{str(client.base_url).rstrip('/')}{path_of(request.url)}")
+        )
+        content = encode(request.body).encode()
         try:
-            response = await client.post(path_of(request.url), cast_to=httpx2.Response, body=request.body)
-        except openai.APIStatusError as error:
-            status, headers, body = error.status_code, error.response.headers, error.response.content
-        except openai.APIConnectionError as error:
+            response = await http_client.send(httpx2.Request("POST", url, headers=headers, content=content))
+        except httpx2.TransportError as error:
             raise _unreached(error) from error
-        else:
-            status, headers, body = response.status_code, response.headers, response.content
-        verdict = classify(status, headers, body, request.url)
+        verdict = classify(response.status_code, response.headers, response.content, request.url)
         if isinstance(verdict, Steer):
             raise verdict
         return verdict
@@ -95,10 +107,9 @@ def missing_key(endpoint: Endpoint) -> str:
     return f"{host} needs a key: set {variable} in the environment or in .env, or give --api-key-file"
 
 
-def _unreached(error: BaseException) -> RetryLater:
-    cause = error.__cause__ or error
-    text = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+def _unreached(error: httpx2.TransportError) -> RetryLater:
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     # The aiohttp transport reports a connection that the server closed as a ConnectTimeout.
-    if "Timeout" in type(cause).__name__ and "disconnected" not in str(cause):
+    if "Timeout" in type(error).__name__ and "disconnected" not in str(error):
         return RetryLater(f"timed out ({text})", error_class="timeout")
     return RetryLater(f"no connection ({text.removeprefix('ConnectTimeout: ')})", error_class="connection")

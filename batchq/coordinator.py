@@ -1,0 +1,173 @@
+"""Watches a batch and assembles its ordered output. Reads only, so any number may run beside each other."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import anyio
+
+from batchq.errors import TimedOutWaiting, UsageError
+from batchq.formats import AtomicFile, render_jsonl
+from batchq.jobs import ErrorGroup, Progress
+from batchq.store import Store
+from batchq.waiting import why_waiting
+
+POLL_SECONDS = 0.1
+MAX_SILENCE_SECONDS = 1.0
+WINDOW_SECONDS = 30.0
+_PAGE_ROWS = 500
+_RESULT_LINE = re.compile(rb'\{"custom_id":(?:null|"(?:[^"\\]|\\.)*"),"position":\d+,')
+
+OnProgress = Callable[[Progress], None]
+
+
+async def watch(store: Store, name: str) -> AsyncIterator[Progress]:
+    """Yield where a batch stands: at once, when the database changed, at least each second, until it is finished."""
+    while True:
+        store.changed()  # what is committed from here on is seen by the next round
+        progress = await store.progress(name)
+        yield progress
+        if progress.finished:
+            return
+        deadline = time.monotonic() + MAX_SILENCE_SECONDS
+        while time.monotonic() < deadline:
+            await anyio.sleep(POLL_SECONDS)
+            if store.changed():
+                break
+
+
+async def wait_until_finished(
+    store: Store, name: str, *, timeout: float | None = None, on_progress: OnProgress | None = None
+) -> Progress:
+    """Return when every job of a complete batch has ended. Raises TimedOutWaiting after `timeout` seconds."""
+    progress: Progress | None = None
+    with anyio.move_on_after(timeout):
+        async for progress in watch(store, name):
+            if on_progress is not None:
+                on_progress(progress)
+    if progress is None:
+        progress = await store.progress(name)
+    if progress.finished:
+        return progress
+    counts = progress.counts
+    why = why_waiting(progress, store.location)
+    raise TimedOutWaiting(
+        f"{name} is not finished: {counts.final:,} of {counts.total:,} jobs have ended{': ' + why if why else ''}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What `collect` wrote: `written` lines of the batch as it stood at `progress`, and how jobs failed."""
+
+    progress: Progress
+    written: int
+    errors: tuple[ErrorGroup, ...]
+
+
+async def collect(
+    store: Store,
+    name: str,
+    out: Path | None,
+    *,
+    with_prompt: bool = False,
+    wait: bool = True,
+    wait_timeout: float | None = None,
+    on_progress: OnProgress | None = None,
+) -> Collected:
+    """Write every job of a batch in input order, one line each, when it is finished or as it stands now.
+
+    `out` is replaced whole or not at all; None is standard output. Raises TimedOutWaiting, UnknownBatch.
+    """
+    if wait:
+        progress = await wait_until_finished(store, name, timeout=wait_timeout, on_progress=on_progress)
+    else:
+        progress = await store.progress(name)
+    written = 0
+    with _sink(out) as sink:
+        lines: list[str] = []
+        async for result in store.results(progress.batch, with_prompt=with_prompt, page_rows=_PAGE_ROWS):
+            lines.append(render_jsonl(result, with_prompt=with_prompt))
+            if len(lines) == _PAGE_ROWS:
+                written += _write_lines(sink, lines)
+        written += _write_lines(sink, lines)
+    return Collected(progress, written, tuple(await store.errors(progress.batch)))
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Raise UsageError, before anybody waits, if results should not or could not be written to `path`.
+
+    A file that is there is replaced only if it holds results: an input is not lost to a slip of the hand.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"can't write {path}: the directory {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise UsageError(f"can't write {path}: it is a directory; name a file in it")
+    if overwrite or not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
+    if start and not _RESULT_LINE.match(start):
+        raise UsageError(
+            f"{path} exists and does not hold results: choose another file, or overwrite with --force"
+        )
+
+
+class Pace:
+    """How fast a batch moves, from what ended in the last half minute."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def note(self, progress: Progress, now: float | None = None) -> None:
+        """Take note of one moment; `now` is in seconds on any steady clock."""
+        moment = time.monotonic() if now is None else now
+        final = progress.counts.final
+        if self._seen and final < self._seen[-1][1]:
+            self._seen.clear()  # a retry sent some back
+        self._seen.append((moment, final))
+        while len(self._seen) > 2 and self._seen[1][0] < moment - WINDOW_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def per_second(self) -> float | None:
+        """Jobs that ended per second; None until that is known."""
+        if len(self._seen) < 2:
+            return None
+        (began, before), (ended, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (ended - began) if ended > began else None
+
+    def seconds_left(self, progress: Progress) -> float | None:
+        """Return the time that the rest will take at this rate; None if nothing moves."""
+        rate = self.per_second
+        return progress.counts.live / rate if rate else None
+
+
+@contextmanager
+def _sink(out: Path | None) -> Iterator[TextIO]:
+    if out is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    with AtomicFile(out) as file:
+        yield file
+
+
+def _write_lines(sink: TextIO, lines: list[str]) -> int:
+    count = len(lines)
+    if lines:
+        sink.write("\n".join(lines) + "\n")
+        lines.clear()
+    return count

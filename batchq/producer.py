@@ -1,0 +1,125 @@
+"""Pass two: what a survey found good becomes the jobs of a batch, in chunks.
+
+Strict and idempotent: rows that are already there are skipped, a row that differs from what the batch
+holds is an error before anything is written, and one killed half-way is resumed by running it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from batchq.errors import BatchConflict, UsageError
+from batchq.jobs import Batch, Json, NewBatch, NewJob
+from batchq.request import DEFAULT_URL, RequestKeys, canonical, encode
+from batchq.store import Store
+from batchq.store.enqueue import conflict_message
+from batchq.survey import Survey
+
+CHUNK_ROWS = 2_000
+CHUNK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What an enqueue did: `total` good rows in the input, of which some were there already."""
+
+    batch: Batch
+    added: int
+    skipped: int
+    bad: int
+    total: int
+    sealed: bool
+
+
+def complete(
+    new: NewBatch, survey: Survey, *, default_model: str | None = None, needs_model: bool = False
+) -> NewBatch:
+    """Fill in what the file names: its url, and its model where the user chose none.
+
+    `default_model` stands in where neither does. Raises UsageError where a model is needed and missing.
+    """
+    model = survey.model or default_model or ""
+    if needs_model and not model:
+        raise UsageError(
+            f"{new.worker} needs a model: pass --model, or set MODEL in the environment or in .env"
+        )
+    settings: dict[str, Json] = dict(new.settings)
+    if survey.url is not None and survey.url != DEFAULT_URL:
+        settings["url"] = survey.url
+    return replace(new, model=model, settings=settings)
+
+
+def run_name(stem: str, new: NewBatch) -> str:
+    """Return the name of a `run`'s batch: the same input with other settings is another batch."""
+    request: Json = [new.worker, new.endpoint, new.model, dict(new.settings)]
+    return f"{stem}-{blake2b(canonical(request).encode(), digest_size=4).hexdigest()}"
+
+
+async def enqueue(store: Store, survey: Survey, new: NewBatch, *, seal: bool = True) -> Enqueued:
+    """Add the surveyed rows to the batch that `new` describes, and seal it.
+
+    Raises BatchConflict where rows or settings contradict what the batch holds; nothing was written then.
+    """
+    batch = await store.open_batch(new)
+    keys = RequestKeys(batch.worker, batch.endpoint, batch.model, batch.settings)
+    present = await _compare(store, survey, batch, keys) if batch.size else 0
+    added = 0
+    if present < survey.rows:
+        start = 0 if survey.has_ids else present
+        for chunk in _chunks(survey, keys, start):
+            added += await store.add_jobs(batch, [job for _, job in chunk])
+    survey.check_unchanged()
+    if seal and (added or batch.sealed_at is None):
+        await store.seal(batch)
+    sealed = seal or (not added and batch.sealed_at is not None)
+    return Enqueued(batch, added, survey.rows - added, survey.bad, survey.rows, sealed)
+
+
+async def _compare(store: Store, survey: Survey, batch: Batch, keys: RequestKeys) -> int:
+    """Hold all rows against what the batch has; return how many are there. Raises BatchConflict."""
+    await _compare_ids(store, survey, batch)
+    present = 0
+    for chunk in _chunks(survey, keys, 0):
+        existing = await store.existing_jobs(batch, [job for _, job in chunk])
+        for line, job in chunk:
+            found = existing.get(job.custom_id if survey.has_ids else job.position)
+            if found is None:
+                continue
+            if found.key != job.key:
+                raise BatchConflict(
+                    f"{survey.name}:{line}: {conflict_message(job, found)} {batch.name!r};"
+                    " enqueue changed rows under another name with --batch"
+                )
+            present += 1
+        if not survey.has_ids and present < chunk[-1][1].position + 1:
+            break  # the rows of a batch without custom_ids have no gaps: what follows is new
+    return present
+
+
+async def _compare_ids(store: Store, survey: Survey, batch: Batch) -> None:
+    with_ids = await store.has_custom_ids(batch)
+    if with_ids is not None and with_ids is not survey.has_ids:
+        ours, theirs = ("have", "have none") if survey.has_ids else ("have no", "have them")
+        raise BatchConflict(
+            f"{survey.name}: its rows {ours} custom_ids, those of batch {batch.name!r} {theirs}:"
+            " enqueue it under another name with --batch"
+        )
+
+
+def _chunks(survey: Survey, keys: RequestKeys, start: int) -> Iterator[list[tuple[int, NewJob]]]:
+    """Yield the jobs from position `start` with their lines, up to 2,000 rows or 4 MB at a time."""
+    chunk: list[tuple[int, NewJob]] = []
+    size = 0
+    for position, row in enumerate(survey.good_rows()):
+        if position < start:
+            continue
+        payload = encode(row.payload)
+        chunk.append((row.line, NewJob(position, row.custom_id, keys.key(row.payload, payload), payload)))
+        size += len(payload)
+        if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

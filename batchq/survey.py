@@ -1,0 +1,270 @@
+"""Pass one over an input file: every bad row, and the model and url that all rows share.
+
+Nothing is written until all of it is read. What has to be remembered per row (custom_ids, bad lines)
+goes to a temporary SQLite file, so that memory does not grow with the input.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+
+from batchq.errors import BadInput, UsageError
+from batchq.formats import AtomicFile, BadRow, ReadOptions, Row
+from batchq.source import Source, open_source
+
+SHOWN_EXAMPLES = 20
+_FLUSH_ROWS = 5_000
+_SHOWN_ID = 80
+_BOM = b"\xef\xbb\xbf"
+
+_DUPLICATES = """
+    SELECT line, custom_id, first
+    FROM (SELECT line, custom_id, min(line) OVER (PARTITION BY custom_id) AS first FROM seen)
+    WHERE line > first
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What pass one learned about an input, and the way to read its good rows again.
+
+    `model` and `url` are what the file names. `file_model` is a model of the file that the caller's
+    own choice replaces.
+    """
+
+    source: Source
+    ledger: _Ledger
+    rows: int
+    bad: int
+    has_ids: bool
+    model: str | None
+    url: str | None
+    file_model: str | None
+
+    @property
+    def name(self) -> str:
+        """What messages call the input."""
+        return self.source.name
+
+    def good_rows(self) -> Iterator[Row]:
+        """Yield the rows that can be enqueued. Raises BadInput if the file has changed meanwhile."""
+        bad_lines = self.ledger.bad_lines()
+        next_bad = next(bad_lines, None)
+        for row in self.source.read():
+            if row.line == next_bad:
+                next_bad = next(bad_lines, None)
+            elif isinstance(row, BadRow):
+                raise self.source.changed()
+            else:
+                yield row
+
+    def check_unchanged(self) -> None:
+        """Raise BadInput if the file is not the one that pass one read."""
+        if self.source.signature() != self.source.first_signature:
+            raise self.source.changed()
+
+
+@contextmanager
+def survey_input(
+    path: Path | None, options: ReadOptions, *, model: str | None = None, skip_bad: Path | None = None
+) -> Iterator[Survey]:
+    """Read all of a file, or of standard input, and say what is in it.
+
+    `model` is the user's own choice, which stands above the file's. Raises BadInput when there are
+    bad rows, unless `skip_bad` names a file: then they are written there.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(path, options))
+        if skip_bad is not None and path is not None and _same_file(path, skip_bad):
+            raise UsageError(f"{skip_bad} is the input itself: choose another file for the bad rows")
+        ledger = stack.enter_context(closing(_Ledger()))
+        survey = _inspect(source, ledger, model)
+        if survey.bad and (skip_bad is None or not survey.rows):
+            raise _bad_input(survey)
+        if skip_bad is not None:
+            _write_bad_rows(survey, skip_bad)
+        yield survey
+
+
+def _inspect(source: Source, ledger: _Ledger, forced_model: str | None) -> Survey:
+    shared = _Shared(forced_model)
+    rows = 0
+    has_ids = False
+    for row in source.read():
+        if isinstance(row, BadRow):
+            ledger.reject(row.line, row.reason)
+            continue
+        if (row.url is not None or row.model is not None) and (reason := shared.objection(row)):
+            ledger.reject(row.line, reason)
+            continue
+        rows += 1
+        if row.custom_id is not None:
+            has_ids = True
+            ledger.saw(row.line, row.custom_id)
+    duplicates = ledger.reject_duplicates() if has_ids else 0
+    return Survey(
+        source,
+        ledger,
+        rows - duplicates,
+        ledger.count(),
+        has_ids,
+        shared.model,
+        shared.url,
+        shared.file_model,
+    )
+
+
+class _Shared:
+    """The model and url that all rows of a file must agree on."""
+
+    def __init__(self, forced_model: str | None) -> None:
+        self._forced = forced_model
+        self._model_line = 0
+        self._url_line = 0
+        self.model = forced_model
+        self.url: str | None = None
+        self.file_model: str | None = None
+
+    def objection(self, row: Row) -> str | None:
+        """Say why a row can't be in one batch with those before it."""
+        if row.url is not None and self.url is None:
+            self.url, self._url_line = row.url, row.line
+        elif row.url is not None and row.url != self.url:
+            return (
+                f"url {row.url} where line {self._url_line} has {self.url}; a batch calls one: split the file"
+            )
+        if row.model is None:
+            return None
+        if self._forced is not None:
+            if row.model != self._forced:
+                self.file_model = self.file_model or row.model
+        elif self.model is None:
+            self.model, self._model_line = row.model, row.line
+        elif row.model != self.model:
+            return (
+                f"model {row.model!r} where line {self._model_line} has {self.model!r}; a batch has one:"
+                " split the file, or choose one for all rows with --model"
+            )
+        return None
+
+
+class _Ledger:
+    """The custom_ids and the bad lines of a file, in a temporary database on disk."""
+
+    def __init__(self) -> None:
+        # An empty name is a file that SQLite makes in the temporary directory and removes on closing.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for statement in (
+            "PRAGMA journal_mode=OFF",
+            "PRAGMA synchronous=OFF",
+            "CREATE TABLE seen (line INTEGER PRIMARY KEY, custom_id TEXT NOT NULL)",
+            "CREATE TABLE bad (line INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
+            "BEGIN",
+        ):
+            self._database.execute(statement)
+        self._seen: list[tuple[int, str]] = []
+        self._bad: list[tuple[int, str]] = []
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._database.close()
+
+    def saw(self, line: int, custom_id: str) -> None:
+        """Remember whose custom_id a line has."""
+        self._seen.append((line, custom_id))
+        if len(self._seen) == _FLUSH_ROWS:
+            self._flush()
+
+    def reject(self, line: int, reason: str) -> None:
+        """Remember a bad line."""
+        self._bad.append((line, reason))
+        if len(self._bad) == _FLUSH_ROWS:
+            self._flush()
+
+    def reject_duplicates(self) -> int:
+        """Call every further row of a custom_id bad; return how many there are."""
+        self._flush()
+        before = self.count()
+        for line, custom_id, first in self._database.execute(_DUPLICATES):
+            shown = custom_id if len(custom_id) <= _SHOWN_ID else custom_id[:_SHOWN_ID] + "…"
+            self.reject(line, f"duplicate custom_id {shown!r}, first on line {first}")
+        return self.count() - before
+
+    def count(self) -> int:
+        """Return how many lines are bad."""
+        self._flush()
+        return int(self._database.execute("SELECT count(*) FROM bad").fetchone()[0])
+
+    def examples(self) -> list[tuple[int, str]]:
+        """Return the first bad lines with their reasons."""
+        return self._database.execute(
+            "SELECT line, reason FROM bad ORDER BY line LIMIT ?", (SHOWN_EXAMPLES,)
+        ).fetchall()
+
+    def bad_lines(self) -> Iterator[int]:
+        """Yield the numbers of the bad lines in order."""
+        return (line for (line,) in self._database.execute("SELECT line FROM bad ORDER BY line"))
+
+    def _flush(self) -> None:
+        self._database.executemany("INSERT INTO seen VALUES (?, ?)", self._seen)
+        self._database.executemany("INSERT INTO bad VALUES (?, ?)", self._bad)
+        self._seen.clear()
+        self._bad.clear()
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _bad_input(survey: Survey) -> BadInput:
+    rows = "1 bad row" if survey.bad == 1 else f"{survey.bad:,} bad rows"
+    what_to_do = "mend it" if survey.bad == 1 else "mend them"
+    good = f"{survey.rows:,} good" if survey.rows else "no good one"
+    return BadInput(
+        f"{survey.name} has {rows} and {good}; nothing was enqueued: {what_to_do}, or leave out what is bad"
+        " with --skip-bad FILE",
+        [f"{survey.name}:{line}: {reason}" for line, reason in survey.ledger.examples()],
+        survey.bad,
+    )
+
+
+def _write_bad_rows(survey: Survey, path: Path) -> None:
+    with AtomicFile(path) as file:
+        if survey.bad:
+            for raw in _bad_bytes(survey):
+                file.buffer.write(raw if raw.endswith(b"\n") else raw + b"\n")
+
+
+def _bad_bytes(survey: Survey) -> Iterator[bytes]:
+    """Yield the lines of the bad rows as they stand in the file, behind its header if it has one."""
+    with survey.source.path.open("rb") as file:
+        number = 0
+        for start, end in _bad_spans(survey):
+            for raw in file:
+                number += 1
+                if number >= start and not (start == 1 and raw.isspace()):
+                    yield raw.removeprefix(_BOM) if number == 1 else raw
+                if number + 1 == end:
+                    break
+
+
+def _bad_spans(survey: Survey) -> Iterator[tuple[int, int]]:
+    """Yield the first line of each bad row and the line behind its last; first those of the header."""
+    bad_lines = survey.ledger.bad_lines()
+    next_bad = next(bad_lines, None)
+    starts = chain((row.line for row in survey.source.read()), (sys.maxsize,))
+    for index, (start, end) in enumerate(pairwise(starts)):
+        if index == 0 and start > 1:
+            yield 1, start
+        if start == next_bad:
+            next_bad = next(bad_lines, None)
+            yield start, end

@@ -1,0 +1,103 @@
+"""Why nothing moves: one sentence for a batch that waits, with what to do about it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+
+from batchq.jobs import BatchState, Lane, Progress, RunnerInfo
+
+
+def why_waiting(progress: Progress, database: str) -> str | None:
+    """Return one sentence about what a batch waits for; None if it moves, or has ended.
+
+    `database` is the path that the suggested commands name.
+    """
+    batch, counts = progress.batch, progress.counts
+    if progress.finished:
+        return None
+    if batch.state is BatchState.CANCELLED:
+        return f"cancelled: its last {counts.live:,} jobs are on their way out"
+    if not counts.live:
+        return _why_unsealed(progress, database)
+    if batch.state is BatchState.PAUSED:
+        return f"paused: {_command('resume', database, batch.name)}"
+    serving = [runner for runner in progress.runners if batch.worker in runner.serves.split(",")]
+    if not serving:
+        return _no_worker(progress, database)
+    if reason := _why_lane(progress, database):
+        return reason
+    if counts.inflight or not counts.pending:
+        return None
+    return _why_idle(progress, serving)
+
+
+def _why_unsealed(progress: Progress, database: str) -> str:
+    name = progress.batch.name
+    if progress.enqueueing:
+        return f"a producer is still adding to {name}"
+    return (
+        f"{name} is not sealed and its producer is gone: run the same enqueue again, or, if all of it is there,"
+        f" {_command('seal', database, name)}"
+    )
+
+
+def _no_worker(progress: Progress, database: str) -> str:
+    batch = progress.batch
+    options = ["--worker", batch.worker] if ":" in batch.worker else []
+    others = f" (those at work serve {_served(progress.runners)})" if progress.runners else ""
+    return f"no live worker serves {batch.worker}{others}: start one with {_command('worker', database, *options)}"
+
+
+def _why_lane(progress: Progress, database: str) -> str | None:
+    halted = [lane for lane in progress.lanes if lane.halted_at is not None]
+    if halted:
+        lane = halted[0]
+        probe = f"; tried again at {_clock(lane.probe_at)}" if (lane.probe_at or 0) > progress.now else ""
+        return (
+            f"halted at {lane_label(lane)}: {lane.reason or 'no reason given'}; when that is mended,"
+            f" {_command('resume', database, progress.batch.name)}{probe}"
+        )
+    throttled = [lane for lane in progress.lanes if (lane.paused_until or 0) > progress.now]
+    if throttled:
+        lane = max(throttled, key=lambda found: found.paused_until or 0)
+        return f"throttled until {_clock(lane.paused_until)} at {lane_label(lane)}: {lane.reason or 'no reason given'}"
+    return None
+
+
+def _why_idle(progress: Progress, serving: list[RunnerInfo]) -> str | None:
+    batch = progress.batch
+    if progress.next_due_at is not None and progress.next_due_at > progress.now:
+        rest = (
+            "the last job is"
+            if progress.counts.pending == 1
+            else f"all {progress.counts.pending:,} jobs left are"
+        )
+        return f"{rest} delayed by an earlier failure, the first until {_clock(progress.next_due_at)}"
+    if all(runner.in_flight >= runner.concurrency for runner in serving):
+        return "the live workers are busy with other batches"
+    if batch.endpoint != "default":
+        return f"no live worker has taken a job: its settings may not name the endpoint {batch.endpoint!r}"
+    return None
+
+
+def lane_label(lane: Lane) -> str:
+    """Return what people call a lane."""
+    return f"{lane.base_url} ({lane.model})" if lane.model else lane.base_url
+
+
+def _command(verb: str, database: str, *arguments: str) -> str:
+    return f"`{shlex.join(['batchq', verb, '--db', database, *arguments])}`"
+
+
+def _served(runners: tuple[RunnerInfo, ...]) -> str:
+    return ", ".join(sorted({name for runner in runners for name in runner.serves.split(",")}))
+
+
+def _clock(at: int | None) -> str:
+    """Return a database time as this machine's time of day, with the day if it is another one."""
+    if at is None:
+        return "an unknown time"
+    moment = time.localtime(at / 1000)
+    today = time.localtime()[:3] == moment[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", moment)

@@ -1,0 +1,1530 @@
+"""The contract of the store: what DESIGN 2 and 5 promise, on real files."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+
+from batchq.database import checkpoint
+from batchq.errors import (
+    BatchConflict,
+    ConfigurationError,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    DataRefused,
+    NoDatabase,
+    NotABatchqDatabase,
+    SchemaMismatch,
+    UnknownBatch,
+)
+from batchq.jobs import BatchState, Claim, Ended, Failed, JobState, NewBatch, NewJob, Reason, Serving, Usage
+from batchq.request import encode
+from batchq.schema import SCHEMA_VERSION
+from batchq.settlement import settle
+from batchq.store import Store, open_store
+from store_driver import (
+    LEASE_MS,
+    SERVING,
+    Clock,
+    Hand,
+    check_tallies,
+    done,
+    ended,
+    failed,
+    fill,
+    halted,
+    identity,
+    job_row,
+    log_of,
+    new_jobs,
+    open_at_once,
+    open_queue,
+    positions,
+    released,
+    retry,
+    rows,
+    states,
+    throttled,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "queue.db"
+
+
+@pytest.fixture
+async def store(path, clock):
+    async with await open_queue(path, clock) as opened:
+        yield opened
+
+
+async def drain(hand: Hand, slots: int = 16) -> list[Claim]:
+    """Answer until nothing is due; return the claims in their order."""
+    taken: list[Claim] = []
+    while claims := await hand.claim(slots):
+        taken += claims
+        await hand.settle(*map(done, claims))
+    return taken
+
+
+# Claims
+
+
+async def test_two_claimers_never_get_one_job(store, path, clock):
+    await fill(store, 20)
+    async with await open_queue(path, clock) as other:
+        first = await Hand(store, "a").claim(12)
+        second = await Hand(other, "b").claim(12)
+    assert len(first) == 12
+    assert sorted(positions(first + second)) == list(range(20))
+
+
+async def test_concurrent_exchanges_claim_each_job_once(store, path, clock):
+    batch = await fill(store, 300)
+    async with await open_queue(path, clock) as other:
+        hands = [Hand((store, other)[index % 2], f"runner-{index}") for index in range(8)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(drain(hand, 7)) for hand in hands]
+    assert sorted(claim.position for task in tasks for claim in task.result()) == list(range(300))
+    assert {row["token"] for row in rows(store, "SELECT token FROM jobs")} == {1}
+    await check_tallies(store, batch)
+
+
+async def test_a_claim_carries_what_the_job_needs(store, clock):
+    batch = await fill(store, 1, model="m", settings={"params": {"temperature": 0}}, max_attempts=3)
+    (claim,) = await Hand(store).claim()
+    assert claim.batch == batch
+    assert (claim.position, claim.custom_id, claim.payload) == (0, None, '"prompt 0"')
+    assert (claim.token, claim.attempts, claim.losses, claim.throttles, claim.probe) == (1, 1, 0, 0, False)
+    assert claim.lane == "echo http://localhost/v1 m"
+    row = job_row(store, claim.job_id)
+    assert (row["state"], row["claimed_by"], row["claimable_at"]) == ("inflight", "runner", clock.now + LEASE_MS)
+
+
+async def test_claims_come_in_order_of_position(store):
+    await fill(store, 50)
+    assert list(positions(await Hand(store).claim(20))) == list(range(20))
+
+
+async def test_nothing_is_claimed_of_a_worker_that_is_not_served(store):
+    await fill(store, 1)
+    for serving in (
+        Serving("other", "default", "http://localhost/v1", opened=True),
+        Serving("echo", "elsewhere", "http://localhost/v1", opened=True),
+    ):
+        reply = await Hand(store).send(Hand(store).request(slots=5, serving=(serving,)))
+        assert (reply.claims, reply.unopened, reply.wake_in_ms) == ((), (), None)
+
+
+async def test_a_worker_with_due_jobs_is_opened_before_they_are_claimed(store):
+    await fill(store, 1)
+    unopened = replace(SERVING[0], opened=False)
+    reply = await Hand(store).send(Hand(store).request(slots=5, serving=(unopened,)))
+    assert (reply.claims, reply.unopened) == ((), (unopened,))
+
+
+async def test_claims_are_narrowed_to_the_batches_asked_for(store):
+    await fill(store, 3, "a")
+    wanted = await fill(store, 3, "b")
+    claims = await Hand(store).claim(9, batch_ids={wanted.id})
+    assert [claim.batch.name for claim in claims] == ["b"] * 3
+
+
+async def test_looking_for_work_in_an_idle_queue_writes_nothing(store):
+    await fill(store, 2)
+    hand = Hand(store)
+    await hand.claim(2)
+    with closing(sqlite3.connect(store.location, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        reply = await hand.send(hand.request(slots=5))
+        lock.execute("ROLLBACK")
+    assert reply.wake_in_ms == LEASE_MS
+
+
+async def test_the_wake_up_is_the_next_time_that_something_is_due(store, clock):
+    await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    await hand.settle(retry(claim, after=7.5))
+    clock.advance(2_500)
+    assert (await hand.send(hand.request(slots=1))).wake_in_ms == 5_000
+
+
+# Leases
+
+
+async def test_a_lease_is_respected_until_its_last_millisecond(store, clock):
+    await fill(store, 1)
+    await Hand(store, "a").claim()
+    clock.advance(LEASE_MS - 1)
+    assert await Hand(store, "b").claim() == ()
+    clock.advance(1)
+    assert len(await Hand(store, "b").claim()) == 1
+
+
+async def test_an_expired_lease_comes_before_thousands_of_fresh_rows(store, clock):
+    await fill(store, 4_000)
+    await Hand(store, "dead").claim(2)
+    clock.advance(LEASE_MS)
+    rescued = await Hand(store, "b").claim(2)
+    assert list(positions(rescued)) == [0, 1]
+    assert [claim.losses for claim in rescued] == [1, 1]
+
+
+async def test_an_expired_lease_comes_before_the_fresh_rows_of_another_batch_of_equal_priority(store, clock):
+    await fill(store, 1, "small")
+    await Hand(store, "dead").claim(1)
+    await fill(store, 4_000, "big")
+    clock.advance(LEASE_MS)
+    claims = await Hand(store, "b").claim(2)
+    assert sorted(claim.batch.name for claim in claims) == ["big", "small"]
+
+
+async def test_a_first_loss_is_claimed_again_at_once_and_logged(store, clock):
+    batch = await fill(store, 1)
+    (lost,) = await Hand(store, "dead").claim()
+    clock.advance(LEASE_MS)
+    (again,) = await Hand(store, "b").claim()
+    assert (again.token, again.attempts, again.losses) == (2, 2, 1)
+    (entry,) = log_of(store, lost.job_id)
+    assert (entry["token"], entry["number"], entry["runner"], entry["outcome"]) == (1, 1, "dead", "lost")
+    assert (entry["charged"], entry["late"], entry["ended_at"]) == (1, 0, clock.now)
+    await check_tallies(store, batch)
+
+
+async def test_a_second_loss_sends_the_job_back_with_back_off(store, clock):
+    batch = await fill(store, 1)
+    hand = Hand(store, "dead")
+    for _ in range(2):
+        (claim,) = await hand.claim()
+        hand.forget()
+        clock.advance(LEASE_MS)
+    assert await Hand(store, "b").claim() == ()
+    row = job_row(store, claim.job_id)
+    assert (row["state"], row["losses"], row["attempts"], row["token"]) == ("pending", 2, 2, 2)
+    assert clock.now <= row["claimable_at"] < clock.now + 4_000
+    clock.advance(4_000)
+    (third,) = await Hand(store, "b").claim()
+    assert (third.attempts, third.token) == (3, 3)
+    await check_tallies(store, batch)
+
+
+async def test_a_job_whose_worker_died_in_every_attempt_fails_and_says_how_often(store, clock):
+    batch = await fill(store, 1, max_attempts=3)
+    hand = Hand(store, "dead")
+    for _ in range(3):
+        if not await hand.claim():
+            clock.advance(4_000)
+            assert len(await hand.claim()) == 1
+        hand.forget()
+        clock.advance(LEASE_MS)
+    assert await hand.claim() == ()
+    result, log = await store.job(batch, 0)
+    assert (result.state, result.error_class, result.attempts) == (JobState.FAILED, "worker_died", 3)
+    assert "died (3×)" in result.error
+    assert [attempt.outcome for attempt in log] == ["lost"] * 3
+    assert (await store.progress("demo")).finished
+    await check_tallies(store, batch)
+
+
+async def test_a_job_that_kills_its_worker_fails_alone(store, clock):
+    batch = await fill(store, 16, max_attempts=8)
+    culprit = 5
+    for life in range(400):
+        if (await store.progress("demo")).finished:
+            break
+        hand = Hand(store, f"life-{life}")
+        while claims := await hand.claim(16):
+            if culprit in positions(claims):
+                clock.advance(LEASE_MS)
+                break
+            await hand.settle(*map(done, claims))
+        clock.advance(1_000)
+    assert states(store, batch) == {"done": 15, "failed": 1}
+    result, _ = await store.job(batch, culprit)
+    assert (result.error_class, result.attempts) == ("worker_died", 8)
+    await check_tallies(store, batch)
+
+
+async def test_whoever_slept_claims_no_expired_row(store, clock):
+    await fill(store, 3)
+    (lost,) = await Hand(store, "dead").claim()
+    clock.advance(LEASE_MS)
+    hand = Hand(store, "sleeper")
+    claims = await hand.claim(5, expired_too=False)
+    assert list(positions(claims)) == [1, 2]
+    assert await hand.claim(5, expired_too=False) == ()
+    assert job_row(store, lost.job_id)["token"] == 1
+
+
+async def test_an_expired_row_is_no_reason_to_wake_for_whoever_slept(store, clock):
+    await fill(store, 1)
+    await Hand(store, "dead").claim()
+    clock.advance(LEASE_MS)
+    hand = Hand(store, "sleeper")
+    assert (await hand.send(hand.request(slots=1, expired_too=False))).wake_in_ms is None
+    assert (await hand.send(hand.request(slots=1, expired_too=False, beat=True))).wake_in_ms is None
+
+
+async def test_an_expired_job_in_hand_is_not_claimed_by_its_own_runner(store, clock):
+    await fill(store, 1)
+    hand = Hand(store)
+    await hand.claim()
+    clock.advance(LEASE_MS)
+    assert await hand.claim() == ()
+    assert len(await Hand(store, "b").claim()) == 1
+
+
+async def test_a_job_given_back_by_another_is_not_claimed_while_it_is_still_in_hand(store, clock):
+    await fill(store, 1)
+    frozen, other = Hand(store, "frozen"), Hand(store, "other")
+    await frozen.claim()
+    clock.advance(LEASE_MS)
+    (claim,) = await other.claim()
+    await other.settle(throttled(claim))
+    assert await frozen.claim() == ()
+    frozen.forget()
+    clock.advance(2_000)
+    assert len(await frozen.claim()) == 1
+
+
+# Renewal
+
+
+async def test_renewal_extends_the_lease(store, clock):
+    await fill(store, 1)
+    hand = Hand(store)
+    await hand.claim()
+    clock.advance(LEASE_MS - 1)
+    assert (await hand.renew()).lost == frozenset()
+    clock.advance(LEASE_MS - 1)
+    assert await Hand(store, "b").claim() == ()
+
+
+async def test_an_expired_lease_that_nobody_took_can_be_renewed(store, clock):
+    await fill(store, 1)
+    hand = Hand(store)
+    await hand.claim()
+    clock.advance(3 * LEASE_MS)
+    assert (await hand.renew()).lost == frozenset()
+    assert await Hand(store, "b").claim() == ()
+
+
+async def test_renewal_tells_which_jobs_were_lost(store, clock):
+    batch = await fill(store, 4)
+    doomed = await fill(store, 1, "doomed")
+    purged = await fill(store, 1, "purged")
+    hand = Hand(store)
+    claims = {(claim.batch.name, claim.position): claim.job_id for claim in await hand.claim(6)}
+    await store.cancel(doomed)
+    await store.purge(purged)
+    clock.advance(LEASE_MS)
+    await Hand(store, "b").claim(1, batch_ids={batch.id})
+    reply = await hand.renew()
+    assert reply.lost == {claims["demo", 0], claims["doomed", 0], claims["purged", 0]}
+
+
+async def test_renewal_does_not_touch_the_lease_of_who_took_over(store, clock):
+    await fill(store, 1)
+    hand, other = Hand(store), Hand(store, "b")
+    await hand.claim()
+    clock.advance(LEASE_MS)
+    (claim,) = await other.claim()
+    clock.advance(1_000)
+    await hand.renew()
+    assert job_row(store, claim.job_id)["claimable_at"] == clock.now - 1_000 + LEASE_MS
+
+
+@pytest.mark.parametrize("outcome", [done, failed, retry, throttled, released])
+async def test_renewal_never_resurrects_a_settled_job(store, outcome):
+    await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    request = hand.request(renew=True)
+    await hand.settle(outcome(claim))
+    before = dict(job_row(store, claim.job_id))
+    assert (await store.exchange(request)).lost == {claim.job_id}
+    assert dict(job_row(store, claim.job_id)) == before
+
+
+# Settling
+
+
+async def test_a_result_is_kept_with_its_usage_cost_and_log(store, clock):
+    batch = await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    clock.advance(1_200)
+    await hand.settle(done(claim, {"a": [1]}, cost=1_500, usage=Usage(10, 20, 5, 7)))
+    result, (attempt,) = await store.job(batch, 0)
+    assert (result.state, result.result, result.cost) == (JobState.DONE, '{"a":[1]}', 1_500)
+    assert result.usage == attempt.usage == Usage(10, 20, 5, 7)
+    assert (attempt.started_at, attempt.ended_at) == (clock.now - 1_200, clock.now)
+    assert (attempt.outcome, attempt.charged, attempt.late, attempt.cost) == ("succeeded", True, False, 1_500)
+    progress = await store.progress("demo")
+    assert (progress.cost, progress.usage, progress.attempts) == (1_500, Usage(10, 20, 5, 7), 1)
+
+
+async def test_an_unknown_cost_is_not_zero(store):
+    batch = await fill(store, 1)
+    hand = Hand(store)
+    await hand.settle(*map(done, await hand.claim()))
+    result, (attempt,) = await store.job(batch, 0)
+    assert (result.cost, attempt.cost, (await store.progress("demo")).cost) == (None, None, None)
+
+
+async def test_a_stale_token_settles_nothing_and_is_logged_as_late_with_its_cost(store, clock):
+    batch = await fill(store, 1)
+    (stale,) = await Hand(store, "frozen").claim()
+    clock.advance(LEASE_MS)
+    (current,) = await Hand(store, "b").claim()
+    reply = await Hand(store, "frozen").settle(done(stale, "stale", cost=70))
+    assert reply.late == 1
+    row = job_row(store, stale.job_id)
+    assert (row["state"], row["token"], row["result"]) == ("inflight", current.token, None)
+    await Hand(store, "b").settle(done(current, "fresh", cost=30))
+    result, (first, second) = await store.job(batch, 0)
+    assert (result.result, result.cost) == ('"fresh"', 30)
+    assert (first.token, first.late, first.cost, first.outcome) == (stale.token, True, 70, "lost")
+    assert (second.token, second.late, second.cost, second.outcome) == (current.token, False, 30, "succeeded")
+    assert log_of(store, stale.job_id)[0]["late_result"] == '"stale"'
+    assert (await store.progress("demo")).cost == 100
+    await check_tallies(store, batch)
+
+
+@pytest.mark.parametrize("outcome", [done, failed, retry, throttled, released])
+async def test_a_late_outcome_of_any_kind_changes_no_finished_row(store, clock, outcome):
+    batch = await fill(store, 1)
+    frozen, other = Hand(store, "frozen"), Hand(store, "b")
+    (stale,) = await frozen.claim()
+    clock.advance(LEASE_MS)
+    await drain(other)
+    before = dict(job_row(store, stale.job_id))
+    assert (await frozen.settle(outcome(stale))).late == 1
+    assert dict(job_row(store, stale.job_id)) == before
+    await check_tallies(store, batch)
+
+
+async def test_a_late_answer_is_accepted_if_nobody_claimed_the_job_again(store, clock):
+    batch = await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    clock.advance(100 * LEASE_MS)
+    assert (await hand.settle(done(claim, "paid for"))).late == 0
+    result, (attempt,) = await store.job(batch, 0)
+    assert (result.result, attempt.late) == ('"paid for"', False)
+
+
+async def test_a_late_answer_is_refused_once_its_job_went_back_to_pending(store, clock):
+    batch = await fill(store, 1)
+    frozen = Hand(store, "frozen")
+    (first,) = await frozen.claim()
+    clock.advance(LEASE_MS)
+    (second,) = await Hand(store, "b").claim()
+    clock.advance(LEASE_MS)
+    assert await Hand(store, "c").claim() == ()
+    assert (await frozen.settle(done(first), done(second))).late == 2
+    assert states(store, batch) == {"pending": 1}
+    await check_tallies(store, batch)
+
+
+async def test_a_stale_and_a_current_outcome_of_one_job_in_one_exchange_count_once(store, clock):
+    batch = await fill(store, 1)
+    hand = Hand(store)
+    (stale,) = await hand.claim()
+    hand.forget()
+    clock.advance(LEASE_MS)
+    (current,) = await hand.claim()
+    reply = await hand.settle(done(stale, "stale", cost=1), done(current, "fresh", cost=2))
+    assert reply.late == 1
+    assert (await store.job(batch, 0))[0].result == '"fresh"'
+    await check_tallies(store, batch)
+
+
+async def test_an_exchange_repeated_after_an_unknown_commit_settles_once(store):
+    batch = await fill(store, 6)
+    hand = Hand(store)
+    claims = await hand.claim(6)
+    request = hand.request(
+        [
+            done(claims[0], cost=5),
+            failed(claims[1]),
+            retry(claims[2], after=10, cost=3),
+            throttled(claims[3]),
+            released(claims[4]),
+            halted(claims[5]),
+        ]
+    )
+    await store.exchange(request)
+    before = await store.progress("demo"), rows(store, "SELECT * FROM jobs"), rows(store, "SELECT * FROM attempts")
+    reply = await store.exchange(request)
+    after = await store.progress("demo"), rows(store, "SELECT * FROM jobs"), rows(store, "SELECT * FROM attempts")
+    assert reply.late == 0
+    assert after == before
+    await check_tallies(store, batch)
+
+
+async def test_a_late_outcome_that_is_repeated_is_counted_once(store, clock):
+    batch = await fill(store, 1)
+    frozen = Hand(store, "frozen")
+    (stale,) = await frozen.claim()
+    clock.advance(LEASE_MS)
+    await drain(Hand(store, "b"))
+    request = frozen.request([done(stale, cost=9)])
+    assert [(await store.exchange(request)).late for _ in range(2)] == [1, 0]
+    assert (await store.progress("demo")).cost == 9
+    await check_tallies(store, batch)
+
+
+async def test_an_outcome_of_a_purged_job_is_dropped(store):
+    batch = await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    await store.purge(batch)
+    assert (await hand.settle(done(claim, cost=1))).late == 0
+    assert rows(store, "SELECT * FROM attempts") == rows(store, "SELECT * FROM tallies") == []
+
+
+async def test_adopt_returns_the_claims_that_are_not_in_hand(store, clock):
+    batch = await fill(store, 4)
+    hand = Hand(store)
+    kept = await hand.claim(1)
+    unconfirmed = await store.exchange(hand.request(slots=2))
+    await Hand(store, "b").claim(1)
+    reply = await hand.send(hand.request(slots=2, adopt=True))
+    assert [(claim.job_id, claim.token, claim.batch) for claim in reply.claims] == [
+        (claim.job_id, claim.token, batch) for claim in unconfirmed.claims
+    ]
+    assert set(hand.held) == {claim.job_id for claim in kept + unconfirmed.claims}
+    assert (await hand.settle(*map(done, hand.held.values()))).late == 0
+
+
+# Attempts
+
+
+async def test_attempts_count_claims_and_the_refunded_ones_do_not_charge(store):
+    await fill(store, 1, max_attempts=3)
+    hand = Hand(store)
+    for outcome, charged in ((throttled, 0), (released, 0), (retry, 1), (released, 1), (throttled, 1), (retry, 2)):
+        (claim,) = await hand.claim()
+        await hand.settle(outcome(claim))
+        assert job_row(store, claim.job_id)["attempts"] == charged
+    assert [row["charged"] for row in log_of(store, claim.job_id)] == [0, 0, 1, 0, 0, 1]
+
+
+async def test_being_halted_costs_no_attempt(store):
+    await fill(store, 1, max_attempts=1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    await hand.settle(halted(claim))
+    row = job_row(store, claim.job_id)
+    assert (row["state"], row["attempts"], row["token"]) == ("pending", 0, 1)
+
+
+async def test_a_job_throttled_a_hundred_times_keeps_its_attempts(store):
+    batch = await fill(store, 1, max_attempts=1)
+    hand = Hand(store)
+    for _ in range(100):
+        (claim,) = await hand.claim()
+        await hand.settle(throttled(claim))
+    (claim,) = await hand.claim()
+    assert (claim.attempts, claim.throttles, claim.token) == (1, 100, 101)
+    await hand.settle(done(claim))
+    assert states(store, batch) == {"done": 1}
+    await check_tallies(store, batch)
+
+
+async def test_a_retry_waits_for_its_time(store, clock):
+    await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    await hand.settle(retry(claim, after=3))
+    clock.advance(2_999)
+    assert await hand.claim() == ()
+    clock.advance(1)
+    assert len(await hand.claim()) == 1
+
+
+async def test_a_retry_that_names_no_time_backs_off_below_its_ceiling(store, clock):
+    await fill(store, 40)
+    hand = Hand(store)
+    claims = await hand.claim(40)
+    await hand.settle(*(retry(claim, after=None) for claim in claims))
+    waits = [row["claimable_at"] - clock.now for row in rows(store, "SELECT claimable_at FROM jobs")]
+    assert 0 <= min(waits) < max(waits) <= 1_000
+
+
+async def test_a_retry_without_attempts_left_fails(store):
+    batch = await fill(store, 1, max_attempts=2)
+    hand = Hand(store)
+    for _ in range(2):
+        (claim,) = await hand.claim()
+        await hand.settle(retry(claim, cost=4))
+    result, _ = await store.job(batch, 0)
+    assert (result.state, result.error_class, result.attempts) == (JobState.FAILED, "timeout", 2)
+    assert result.error == "took too long (gave up after 2 attempts)"
+    assert (await store.progress("demo")).cost == 8
+    await check_tallies(store, batch)
+
+
+# Pause, resume, cancel
+
+
+async def test_no_claim_starts_after_a_pause_and_resume_lets_them_through(store):
+    batch = await fill(store, 3)
+    hand = Hand(store)
+    (claim,) = await hand.claim(1)
+    await store.pause(batch)
+    assert await hand.claim(5) == ()
+    assert (await hand.renew()).lost == frozenset()
+    assert (await hand.settle(done(claim))).late == 0
+    await store.resume(batch)
+    assert len(await hand.claim(5)) == 2
+
+
+async def test_an_expired_job_of_a_paused_batch_waits(store, clock):
+    batch = await fill(store, 1)
+    await Hand(store, "dead").claim()
+    await store.pause(batch)
+    clock.advance(LEASE_MS)
+    assert await Hand(store).claim() == ()
+    assert log_of(store, 1) == []
+
+
+async def test_a_pause_or_resume_does_not_revive_a_cancelled_batch(store):
+    batch = await fill(store, 3)
+    paused = await fill(store, 3, "paused")
+    await store.pause(paused)
+    stale = await store.batch("paused")
+    await store.cancel(batch)
+    await store.cancel(paused)
+    await store.pause(batch)
+    await store.resume(stale)
+    assert {(await store.batch(name)).state for name in ("demo", "paused")} == {BatchState.CANCELLED}
+
+
+async def test_cancelling_ends_what_waits_and_what_runs(store, clock):
+    batch = await fill(store, 5)
+    hand = Hand(store)
+    claims = await hand.claim(2)
+    await hand.settle(done(claims[0]))
+    assert await store.cancel(batch) == 4
+    assert states(store, batch) == {"done": 1, "cancelled": 4}
+    assert (await hand.renew()).lost == {claims[1].job_id}
+    assert (await Hand(store).settle(done(claims[1], cost=11))).late == 1
+    assert states(store, batch) == {"done": 1, "cancelled": 4}
+    (entry,) = log_of(store, claims[1].job_id)
+    assert (entry["late"], entry["cost"], entry["outcome"]) == (1, 11, "succeeded")
+    progress = await store.progress("demo")
+    assert (progress.finished, progress.cost) == (True, 11)
+    await check_tallies(store, batch)
+
+
+async def test_cancelling_a_finished_batch_changes_no_job(store):
+    batch = await fill(store, 3)
+    await drain(Hand(store))
+    before = rows(store, "SELECT * FROM jobs")
+    assert await store.cancel(batch) == 0
+    assert rows(store, "SELECT * FROM jobs") == before
+
+
+async def test_a_cancel_that_its_operator_abandoned_is_finished_by_others(store):
+    batch = await fill(store, 3)
+    with closing(sqlite3.connect(store.location, isolation_level=None)) as operator:
+        operator.execute("UPDATE batches SET state = 'cancelled'")
+    assert await Hand(store).claim(3) == ()
+    await store.finish_cancels()
+    assert states(store, batch) == {"cancelled": 3}
+    await check_tallies(store, batch)
+
+
+async def test_finishing_a_cancel_does_not_touch_a_batch_that_was_revived(store):
+    batch = await fill(store, 3)
+    await store.cancel(batch)
+    await store.retry(await store.batch("demo"))
+    await store._finish_cancel(batch)
+    assert states(store, batch) == {"pending": 3}
+
+
+# Priority and fairness
+
+
+async def test_higher_priority_comes_first(store):
+    for name, priority in (("low", -1), ("high", 5), ("normal", 0)):
+        await fill(store, 10, name, priority=priority)
+    hand = Hand(store)
+    taken = [Counter(claim.batch.name for claim in await hand.claim(10)) for _ in range(3)]
+    assert taken == [{"high": 10}, {"normal": 10}, {"low": 10}]
+
+
+async def test_what_a_priority_leaves_goes_to_the_next(store):
+    await fill(store, 3, "high", priority=5)
+    await fill(store, 10, "low")
+    claims = await Hand(store).claim(8)
+    assert Counter(claim.batch.name for claim in claims) == {"high": 3, "low": 5}
+
+
+async def test_equal_batches_share_the_slots(store):
+    for name in "abcd":
+        await fill(store, 50, name)
+    claims = await Hand(store).claim(40)
+    assert Counter(claim.batch.name for claim in claims) == dict.fromkeys("abcd", 10)
+
+
+async def test_a_small_batch_is_not_stuck_behind_a_big_one(store):
+    await fill(store, 2_000, "big")
+    await fill(store, 3, "small")
+    claims = await Hand(store).claim(8)
+    assert Counter(claim.batch.name for claim in claims)["small"] == 3
+
+
+async def test_more_batches_than_one_exchange_serves_all_get_their_turn(store):
+    for index in range(20):
+        await fill(store, 40, f"batch-{index}")
+    hand = Hand(store)
+    for _ in range(30):
+        await hand.claim(8)
+    assert len({claim.batch.name for claim in hand.held.values()}) == 20
+
+
+# Lanes
+
+
+async def two_lanes(store: Store, count: int = 3) -> None:
+    await fill(store, count, "a", model="model-a")
+    await fill(store, count, "b", model="model-b")
+
+
+async def test_a_throttled_lane_waits_and_another_does_not(store, clock):
+    await two_lanes(store)
+    hand = Hand(store)
+    claims = await hand.claim(2)
+    throttle = next(claim for claim in claims if claim.batch.name == "a")
+    await hand.settle(throttled(throttle, after=5))
+    assert [claim.batch.name for claim in await hand.claim(10)] == ["b", "b"]
+    clock.advance(4_999)
+    reply = await hand.send(hand.request(slots=10))
+    assert (reply.claims, reply.wake_in_ms) == ((), 1)
+    clock.advance(1)
+    assert [claim.batch.name for claim in await hand.claim(10)] == ["a"] * 3
+
+
+async def test_the_longest_pause_of_a_lane_holds(store, clock):
+    await fill(store, 3)
+    hand = Hand(store)
+    long, short = await hand.claim(2)
+    await hand.settle(throttled(long, after=60), throttled(short, after=1))
+    clock.advance(59_999)
+    assert await hand.claim() == ()
+    clock.advance(1)
+    assert len(await hand.claim()) == 1
+
+
+async def halt(store: Store, hand: Hand) -> Claim:
+    (claim,) = await hand.claim(1)
+    await hand.settle(halted(claim))
+    return claim
+
+
+async def test_a_halted_lane_claims_nothing_until_its_probe_and_then_one_job(store, clock):
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    (lane,) = await store.lanes()
+    assert (lane.halted_at, lane.reason) == (clock.now, "no credit")
+    clock.now = lane.probe_at - 1
+    assert await hand.claim(5) == ()
+    clock.advance(1)
+    claims = await hand.claim(5)
+    assert [claim.probe for claim in claims] == [True]
+    assert await hand.claim(5) == await Hand(store, "b").claim(5) == ()
+
+
+async def test_a_probe_that_succeeds_reopens_its_lane(store, clock):
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    (probe,) = await hand.claim(5)
+    await hand.settle(done(probe))
+    (lane,) = await store.lanes()
+    assert (lane.halted_at, lane.reason) == (None, None)
+    assert [claim.probe for claim in await hand.claim(5)] == [False] * 4
+
+
+async def test_a_probe_that_is_halted_keeps_the_lane_halted_until_the_next(store, clock):
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    (probe,) = await hand.claim(5)
+    await hand.settle(halted(probe, "still no credit"))
+    (lane,) = await store.lanes()
+    assert (lane.probe_at > clock.now, lane.reason) == (True, "still no credit")
+    assert await hand.claim(5) == ()
+    clock.now = lane.probe_at
+    assert len(await hand.claim(5)) == 1
+
+
+async def test_resume_reopens_a_halted_lane_at_once(store):
+    batch = await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    assert await store.resume(batch) == 1
+    assert [claim.probe for claim in await hand.claim(5)] == [False] * 5
+
+
+async def test_a_halt_of_before_a_resume_does_not_halt_again(store):
+    batch = await fill(store, 5)
+    hand = Hand(store)
+    old, older = await hand.claim(2)
+    await hand.settle(halted(old))
+    await store.resume(batch)
+    await hand.settle(halted(older))
+    assert (await store.lanes())[0].halted_at is None
+    assert len(await hand.claim(5)) == 5
+
+
+async def test_a_probe_of_before_a_newer_halt_does_not_reopen_the_lane(store, clock):
+    batch = await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    (probe,) = await hand.claim(1)
+    await store.resume(batch)
+    await halt(store, hand)
+    await hand.settle(done(probe))
+    assert (await store.lanes())[0].halted_at is not None
+
+
+async def test_a_late_outcome_does_not_act_on_its_lane(store, clock):
+    await fill(store, 3)
+    frozen = Hand(store, "frozen")
+    (stale,) = await frozen.claim()
+    clock.advance(LEASE_MS)
+    await Hand(store, "b").claim()
+    assert (await frozen.settle(halted(stale))).late == 1
+    assert await store.lanes() == ()
+
+
+async def test_a_runner_that_starts_probes_halted_lanes(store):
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    assert await hand.claim(5) == ()
+    await store.register(identity("fresh"))
+    assert [claim.probe for claim in await Hand(store, "fresh").claim(5)] == [True]
+
+
+# Tallies, runners, finished
+
+
+async def test_tallies_agree_with_a_recount_before_and_after_runners_leave(store, clock):
+    batch = await fill(store, 30, max_attempts=2)
+    hands = [Hand(store, name) for name in ("a", "b", "c")]
+    for hand in hands:
+        await store.register(hand.runner)
+    outcomes = (done, failed, retry, throttled, released)
+    for index in range(25):
+        hand = hands[index % 3]
+        claims = await hand.claim(3)
+        await hand.settle(*(outcomes[(index + offset) % 5](claim) for offset, claim in enumerate(claims[:2])))
+        clock.advance(9_000)
+        await check_tallies(store, batch)
+    for hand in hands:
+        await store.retire(hand.runner)
+        await check_tallies(store, batch)
+    assert [row["runner"] for row in rows(store, "SELECT DISTINCT runner FROM tallies")] == [""]
+
+
+async def test_tallies_of_a_runner_that_went_silent_are_folded_by_the_next(store, clock):
+    batch = await fill(store, 3)
+    hand = Hand(store, "silent")
+    await store.register(hand.runner)
+    await hand.settle(*map(done, await hand.claim(3)))
+    clock.advance(21 * LEASE_MS)
+    await store.register(identity("next"))
+    assert [row["runner"] for row in rows(store, "SELECT runner FROM tallies")] == [""]
+    await check_tallies(store, batch)
+
+
+async def test_runners_are_seen_until_they_say_goodbye(store, clock):
+    hand = Hand(store)
+    await store.register(hand.runner)
+    await fill(store, 2)
+    await hand.send(hand.request(slots=2, beat=True))
+    (info,) = await store.runners()
+    assert (info.id, info.in_flight, info.live) == ("runner", 2, True)
+    clock.advance(LEASE_MS + 1)
+    assert [info.live for info in await store.runners()] == [False]
+    await store.retire(hand.runner)
+    assert await store.runners() == ()
+
+
+async def test_a_batch_is_finished_only_when_sealed_and_without_a_live_row(store):
+    batch = await fill(store, 2, seal=False)
+    hand = Hand(store)
+    await drain(hand)
+    assert not (await store.progress("demo")).finished
+    await store.add_jobs(batch, new_jobs(1, start=2))
+    await store.seal(batch)
+    assert not (await store.progress("demo")).finished
+    claims = await hand.claim()
+    assert not (await store.progress("demo")).finished
+    await hand.settle(*map(done, claims))
+    assert (await store.progress("demo")).finished
+
+
+async def test_an_empty_batch_is_finished_once_it_is_sealed(store):
+    batch = await fill(store, 0, seal=False)
+    assert not (await store.progress("demo")).finished
+    await store.seal(batch)
+    assert (await store.progress("demo")).finished
+
+
+async def test_a_producer_that_goes_silent_is_no_longer_enqueueing(store, clock):
+    await fill(store, 1, seal=False)
+    assert (await store.progress("demo")).enqueueing
+    clock.advance(30_000)
+    assert not (await store.progress("demo")).enqueueing
+
+
+# Results
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 7, 20, 21, 500])
+async def test_results_come_in_input_order_by_pages_of_any_size(store, page_rows):
+    batch = await fill(store, 20)
+    hand = Hand(store)
+    claims = await hand.claim(15)
+    await hand.settle(*(done(claim, claim.position) for claim in reversed(claims)))
+    found = [result async for result in store.results(batch, page_rows=page_rows, with_prompt=True)]
+    assert [result.position for result in found] == list(range(20))
+    assert [result.result for result in found] == [*map(str, range(15)), *[None] * 5]
+    assert {result.payload for result in found} == {f'"prompt {position}"' for position in range(20)}
+
+
+async def test_results_without_prompts_leave_the_payload_out(store):
+    batch = await fill(store, 1)
+    assert [result.payload async for result in store.results(batch)] == [None]
+
+
+async def test_failures_are_grouped_by_class_with_an_example(store):
+    batch = await fill(store, 5)
+    hand = Hand(store)
+    a, b, c, d, _ = await hand.claim(5)
+    await hand.settle(
+        failed(a, "first", "timeout"), failed(b, "x", "refused"), failed(c, "y", "timeout"), failed(d, "z", "timeout")
+    )
+    assert [(group.error_class, group.count, group.example) for group in await store.errors(batch)] == [
+        ("timeout", 3, "first"),
+        ("refused", 1, "x"),
+    ]
+
+
+async def test_an_unknown_batch_is_named_with_its_nearest(store):
+    await fill(store, 1, "reviews")
+    with pytest.raises(UnknownBatch, match="did you mean 'reviews'"):
+        await store.batch("reviews2")
+    assert await store.find_batch("nothing like it") is None
+
+
+async def test_a_position_that_does_not_exist_has_no_job(store):
+    assert await store.job(await fill(store, 1), 1) is None
+
+
+# Retry and purge
+
+
+async def test_retry_sends_failed_and_cancelled_jobs_back_with_fresh_attempts_and_a_growing_token(store, clock):
+    batch = await fill(store, 4, max_attempts=2)
+    hand = Hand(store)
+    first, second = await hand.claim(2)
+    await hand.settle(done(first, "kept"), failed(second))
+    await store.cancel(batch)
+    kept = dict(job_row(store, first.job_id))
+    assert await store.retry(await store.batch("demo")) == 3
+    assert states(store, batch) == {"done": 1, "pending": 3}
+    row = job_row(store, second.job_id)
+    assert (row["attempts"], row["token"], row["error"], row["finished_at"]) == (0, 1, None, None)
+    claims = {claim.job_id: claim for claim in await hand.claim(5)}
+    assert (claims[second.job_id].token, claims[second.job_id].attempts) == (2, 1)
+    assert (await Hand(store).settle(done(second, "stale"))).late == 0
+    assert job_row(store, second.job_id)["state"] == "inflight"
+    await hand.settle(*map(done, claims.values()))
+    assert dict(job_row(store, first.job_id)) == kept
+    await check_tallies(store, batch)
+
+
+async def test_an_answer_of_before_a_cancel_and_a_retry_is_refused(store):
+    batch = await fill(store, 1)
+    (stale,) = await Hand(store, "frozen").claim()
+    await store.cancel(batch)
+    await store.retry(batch)
+    (current,) = await Hand(store, "b").claim()
+    assert (await Hand(store, "frozen").settle(done(stale, "stale"))).late == 1
+    assert (await Hand(store, "b").settle(done(current, "fresh"))).late == 0
+    assert (await store.job(batch, 0))[0].result == '"fresh"'
+    await check_tallies(store, batch)
+
+
+async def test_retry_leaves_running_and_waiting_jobs_alone(store, clock):
+    batch = await fill(store, 3)
+    hand = Hand(store)
+    running, failing = await hand.claim(2)
+    await hand.settle(failed(failing))
+    before = dict(job_row(store, running.job_id))
+    assert await store.retry(batch) == 1
+    assert dict(job_row(store, running.job_id)) == before
+    assert (await hand.settle(done(running))).late == 0
+
+
+async def test_retry_can_be_narrowed_to_one_class_of_error(store):
+    batch = await fill(store, 3)
+    hand = Hand(store)
+    a, b, c = await hand.claim(3)
+    await hand.settle(failed(a, "x", "timeout"), failed(b, "x", "refused"), failed(c, "x", "timeout"))
+    assert await store.retry(batch, error_class="timeout") == 2
+    assert states(store, batch) == {"failed": 1, "pending": 2}
+
+
+async def test_retry_after_a_cancel_works_with_a_batch_read_before_it(store):
+    batch = await fill(store, 2)
+    await store.cancel(batch)
+    assert await store.retry(batch) == 2
+    assert len(await Hand(store).claim(5)) == 2
+
+
+async def test_resume_after_a_pause_works_with_a_batch_read_before_it(store):
+    batch = await fill(store, 2)
+    await store.pause(batch)
+    await store.resume(batch)
+    assert len(await Hand(store).claim(5)) == 2
+
+
+async def test_purge_removes_everything_of_a_batch_and_nothing_else(store):
+    gone, kept = await fill(store, 2_500, "gone"), await fill(store, 3, "kept")
+    await drain(Hand(store), 500)
+    before = {table: rows(store, f"SELECT * FROM {table} WHERE batch_id = ?", kept.id) for table in ("jobs", "tallies")}
+    assert await store.purge(gone) == 2_500
+    assert await store.find_batch("gone") is None
+    assert {table: rows(store, f"SELECT * FROM {table}") for table in ("jobs", "tallies")} == before
+    assert len(rows(store, "SELECT * FROM attempts")) == 3
+    await check_tallies(store, kept)
+
+
+async def test_ids_are_not_reused_after_a_purge(store):
+    await store.purge(await fill(store, 3))
+    batch = await fill(store, 1, "next")
+    assert batch.id == 2
+    assert [row["id"] for row in rows(store, "SELECT id FROM jobs")] == [4]
+
+
+async def test_batches_finished_long_ago_are_told_from_the_others(store, clock):
+    await fill(store, 1, "old")
+    await drain(Hand(store))
+    clock.advance(10_000)
+    await fill(store, 1, "new")
+    await drain(Hand(store))
+    await fill(store, 1, "live")
+    assert [batch.name for batch in await store.finished_before(5_000)] == ["old"]
+
+
+# Enqueue
+
+
+async def test_enqueueing_the_same_rows_again_adds_nothing(store):
+    batch = await fill(store, 10)
+    assert await store.add_jobs(batch, new_jobs(10)) == 0
+    assert await store.add_jobs(batch, new_jobs(12)) == 2
+    assert (await store.batch("demo")).size == 12
+    await check_tallies(store, batch)
+
+
+async def test_opening_a_batch_again_returns_it_and_other_settings_conflict(store):
+    new = NewBatch("demo", "echo", model="m", settings={"params": {"a": 1, "b": 2}})
+    batch = await store.open_batch(new)
+    assert await store.open_batch(replace(new, settings={"params": {"b": 2, "a": 1}})) == batch
+    for changed in (
+        {"worker": "other"}, {"endpoint": "other"}, {"model": "n"}, {"settings": {"params": {"a": 2}}},
+    ):  # fmt: skip
+        with pytest.raises(BatchConflict, match=next(iter(changed))):
+            await store.open_batch(replace(new, **changed))
+    await store.cancel(batch)
+    with pytest.raises(BatchConflict, match="cancelled"):
+        await store.open_batch(new)
+
+
+@pytest.mark.parametrize("named", [None, "row-"])
+async def test_a_row_with_another_key_is_a_conflict_and_nothing_of_its_chunk_is_added(store, named):
+    batch = await store.open_batch(NewBatch("demo", "echo"))
+    await store.add_jobs(batch, new_jobs(3, named=named))
+    chunk = new_jobs(5, named=named)
+    chunk[1] = replace(chunk[1], key="other")
+    with pytest.raises(BatchConflict, match="row-1" if named else "position 1"):
+        await store.add_jobs(batch, chunk)
+    assert states(store, batch) == {"pending": 3}
+    await check_tallies(store, batch)
+
+
+async def test_rows_with_custom_ids_get_the_next_positions(store):
+    batch = await store.open_batch(NewBatch("demo", "echo"))
+    assert await store.has_custom_ids(batch) is None
+    await store.add_jobs(batch, new_jobs(3, named="x"))
+    await store.add_jobs(batch, [*new_jobs(2, start=1, named="x"), *new_jobs(2, start=90, named="x")])
+    assert await store.has_custom_ids(batch) is True
+    found = [(result.position, result.custom_id) async for result in store.results(batch)]
+    assert found == [(0, "x0"), (1, "x1"), (2, "x2"), (3, "x90"), (4, "x91")]
+
+
+async def test_a_gap_in_the_positions_is_refused(store):
+    batch = await fill(store, 3)
+    with pytest.raises(BatchConflict, match="another enqueue"):
+        await store.add_jobs(batch, new_jobs(2, start=5))
+
+
+async def test_a_custom_id_twice_in_a_chunk_is_refused_whole(store):
+    batch = await store.open_batch(NewBatch("demo", "echo"))
+    twice = new_jobs(2, named="x") + new_jobs(1, named="x")
+    with pytest.raises(DataRefused):
+        await store.add_jobs(batch, twice)
+    assert states(store, batch) == {}
+    await check_tallies(store, batch)
+
+
+@pytest.mark.parametrize("named", [None, "row-"])
+async def test_ten_enqueues_of_the_same_rows_at_once_add_each_row_once(store, path, clock, named):
+    async def produce() -> int:
+        async with await open_queue(path, clock) as producer:
+            batch = await producer.open_batch(NewBatch("demo", "echo"))
+            added = [await producer.add_jobs(batch, new_jobs(20, start, named=named)) for start in range(0, 200, 20)]
+            await producer.seal(batch)
+            return sum(added)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(produce()) for _ in range(10)]
+    assert sum(task.result() for task in tasks) == 200
+    batch = await store.batch("demo")
+    assert [result.position async for result in store.results(batch)] == list(range(200))
+    assert (batch.size, batch.sealed_at) == (200, clock.now)
+    await check_tallies(store, batch)
+
+
+async def test_appending_unseals_a_batch_and_sealing_again_completes_it(store):
+    batch = await fill(store, 2)
+    assert batch.sealed_at is not None
+    await store.add_jobs(batch, new_jobs(2))
+    assert (await store.batch("demo")).sealed_at is not None
+    await store.add_jobs(batch, new_jobs(3))
+    assert (await store.batch("demo")).sealed_at is None
+    assert [batch.name for batch in await store.unsealed_batches()] == ["demo"]
+    await store.seal(batch)
+    assert await store.unsealed_batches() == []
+
+
+# Data
+
+
+HARD_TEXT = "NUL \0, half a pair \ud800, é, 漢, 😀, \x7f, \u2028"
+
+
+async def test_hard_text_survives_in_prompt_result_and_meta(store):
+    batch = await store.open_batch(NewBatch("demo", "echo", settings={"system": HARD_TEXT}))
+    await store.add_jobs(batch, [NewJob(0, None, "k", encode(HARD_TEXT))])
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    assert (claim.payload, claim.batch.settings["system"]) == (encode(HARD_TEXT), HARD_TEXT)
+    await hand.settle(done(claim, [HARD_TEXT]))
+    result, _ = await store.job(batch, 0)
+    assert result.result == encode([HARD_TEXT])
+
+
+async def test_hard_text_in_an_error_leaves_the_batch_readable(store):
+    batch = await fill(store, 2)
+    hand = Hand(store)
+    first, second = await hand.claim(2)
+    await hand.settle(failed(first, HARD_TEXT), failed(second, "plain: é 漢 😀"))
+    errors = [result.error async for result in store.results(batch)]
+    assert errors[1] == "plain: é 漢 😀"
+    assert errors[0].startswith("NUL ")
+    assert "漢" in errors[0]
+    assert len((await store.job(batch, 0))[1]) == 1
+
+
+async def test_hard_text_in_a_late_error_leaves_the_log_readable(store):
+    batch = await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    await store.cancel(batch)
+    await hand.settle(failed(claim, HARD_TEXT))
+    assert len((await store.job(batch, 0))[1]) == 1
+
+
+async def test_a_custom_id_that_no_database_holds_is_refused_as_data(store):
+    batch = await store.open_batch(NewBatch("demo", "echo"))
+    with pytest.raises(DataRefused):
+        await store.add_jobs(batch, [NewJob(0, "half \ud800", "k", '"x"')])
+    assert len(await Hand(store).claim(1)) == 0
+
+
+async def test_a_result_of_five_megabytes_is_kept(store):
+    batch = await fill(store, 1)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    text = "é" * 1_000_000
+    await hand.settle(done(claim, text))
+    result, _ = await store.job(batch, 0)
+    assert result.result == encode(text)
+    assert len(result.result) > 5_000_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'finished'",
+        "state = 'done', result = '1'",
+        "state = 'done', finished_at = 1",
+        "state = 'failed'",
+        "state = 'cancelled'",
+        "finished_at = 1",
+        "state = 'inflight'",
+        "attempts = -1",
+        "token = -1",
+        "payload = NULL",
+        "claimable_at = NULL",
+        "batch_id = NULL",
+    ],
+)
+async def test_an_impossible_row_is_refused_whoever_writes_it(store, change):
+    await fill(store, 1)
+    with closing(sqlite3.connect(store.location)) as editor, pytest.raises(sqlite3.IntegrityError):
+        editor.execute(f"UPDATE jobs SET {change}")
+
+
+@pytest.mark.parametrize("change", ["state = 'done'", "max_attempts = 0", "call_timeout_ms = 0", "name = NULL"])
+async def test_an_impossible_batch_is_refused_whoever_writes_it(store, change):
+    await fill(store, 1)
+    with closing(sqlite3.connect(store.location)) as editor, pytest.raises(sqlite3.IntegrityError):
+        editor.execute(f"UPDATE batches SET {change}")
+
+
+# Opening
+
+
+def test_twenty_threads_open_an_empty_directory_at_once(path):
+    gate, failures = threading.Barrier(20), []
+
+    def start() -> None:
+        gate.wait()
+        try:
+            open_at_once(str(path))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("SELECT count(*) FROM batches").fetchone() == (1,)
+
+
+def test_several_processes_open_an_empty_directory_at_once(path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=open_at_once, args=(str(path),)) for _ in range(5)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * 5
+
+
+async def test_a_path_without_a_queue_is_an_error_unless_it_is_created(tmp_path):
+    with pytest.raises(NoDatabase):
+        await open_store(str(tmp_path / "none.db"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(NoDatabase):
+        await open_store(str(tmp_path / "empty.db"))
+    async with await open_store(str(tmp_path / "empty.db"), create=True) as store:
+        assert await store.batches() == []
+
+
+async def test_a_path_that_cannot_be_created_says_so(tmp_path):
+    for location in (tmp_path / "missing" / "q.db", tmp_path):
+        with pytest.raises(DatabaseUnavailable):
+            await open_store(str(location), create=True)
+
+
+@pytest.mark.parametrize("location", ["postgresql://host/db", "sqlite://", "sqlite:///:memory:", "nonsense://"])
+async def test_a_url_that_is_no_shared_file_is_refused(location):
+    with pytest.raises(ConfigurationError):
+        await open_store(location, create=True)
+
+
+async def test_a_sqlite_url_names_the_same_queue_as_its_path(store, path):
+    await fill(store, 1)
+    async with await open_store(f"sqlite:///{path}") as other:
+        assert [batch.name for batch in await other.batches()] == ["demo"]
+
+
+async def test_a_foreign_database_is_refused_and_left_as_it_was(path):
+    with closing(sqlite3.connect(path)) as foreign:
+        foreign.execute("CREATE TABLE t (x)")
+        foreign.commit()
+    before = path.read_bytes()
+    with pytest.raises(NotABatchqDatabase):
+        await open_store(str(path), create=True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"no database\n" * 500, b"a line\n", b"SQLite format 3\0" + b"\xff" * 4_080])
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_was(path, content):
+    path.write_bytes(content)
+    with pytest.raises(NotABatchqDatabase):
+        await open_store(str(path), create=True)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(("version", "message"), [(SCHEMA_VERSION + 1, "newer batchq"), (0, "needs")])
+async def test_another_schema_version_is_refused_at_once(store, path, version, message):
+    await fill(store, 1)
+    with closing(sqlite3.connect(path)) as upgrade:
+        upgrade.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", (str(version),))
+        upgrade.commit()
+    with pytest.raises(SchemaMismatch, match=message):
+        await open_store(str(path))
+    with pytest.raises(SchemaMismatch, match=message):
+        await Hand(store).settle()
+    with pytest.raises(SchemaMismatch, match=message):
+        await Hand(store).send(Hand(store).request(beat=True))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permission bits of POSIX")
+async def test_the_file_can_be_read_by_its_owner_only(store, path):
+    await fill(store, 1)
+    assert {oct(entry.stat().st_mode & 0o777) for entry in path.parent.iterdir()} == {"0o600"}
+
+
+async def test_a_commit_is_on_the_disk_before_it_is_reported(store):
+    def settings(transaction):
+        run = transaction.connection.exec_driver_sql
+        return [run(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "synchronous", "foreign_keys")]
+
+    assert await store._database.write(settings) == ["wal", 2, 1]
+
+
+async def test_the_database_tells_the_time_in_milliseconds(path):
+    async with await open_store(str(path), create=True) as store:
+        now = (await Hand(store).send(Hand(store).request())).now
+    assert abs(now - time.time() * 1000) < 5_000
+
+
+async def test_commits_of_anybody_are_noticed(store, path, clock):
+    async with await open_queue(path, clock) as other:
+        store.changed()
+        assert not store.changed()
+        await fill(other, 1)
+        assert store.changed()
+        assert not store.changed()
+        await fill(store, 1, "own")
+        assert store.changed()
+
+
+# Locks
+
+
+def hold_lock(path: Path, seconds: float, taken: threading.Event) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        taken.set()
+        time.sleep(seconds)
+        connection.execute("ROLLBACK")
+
+
+@pytest.fixture
+def locked(store, path):
+    """Start a thread that holds the write lock for the given time."""
+    threads = []
+
+    def hold(seconds: float) -> None:
+        taken = threading.Event()
+        threads.append(threading.Thread(target=hold_lock, args=(path, seconds, taken)))
+        threads[-1].start()
+        taken.wait()
+
+    yield hold
+    for thread in threads:
+        thread.join()
+
+
+async def test_a_write_waits_for_a_lock_and_then_succeeds(store, locked):
+    await fill(store, 1)
+    hand = Hand(store)
+    began = time.monotonic()
+    locked(1.0)
+    assert len(await hand.claim()) == 1
+    assert 0.9 < time.monotonic() - began < 3
+
+
+async def test_a_write_with_patience_gives_up_on_a_lock(store, locked):
+    locked(0.6)
+    with pytest.raises(DatabaseBusy, match=r"waited 0\.2 s"):
+        await store._database.write(lambda _transaction: None, patience=0.2)
+    await store._database.write(lambda _transaction: None, patience=5)
+
+
+async def test_reads_do_not_wait_for_a_lock(store, locked):
+    await fill(store, 3)
+    locked(0.5)
+    began = time.monotonic()
+    assert (await store.progress("demo")).counts.pending == 3
+    assert time.monotonic() - began < 0.4
+
+
+def add_batch_slowly(name: str, transaction) -> None:
+    run = transaction.connection.exec_driver_sql
+    run("INSERT INTO meta VALUES (?, 'half')", (name,))
+    time.sleep(0.15)
+    run("UPDATE meta SET value = 'whole' WHERE name = ?", (name,))
+
+
+@pytest.mark.parametrize("kind", ["task", "scope"])
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.14, 0.2])
+async def test_a_write_that_is_cancelled_leaves_no_lock_and_no_half(store, path, kind, after):
+    write = partial(store._database.write, partial(add_batch_slowly, "mark"))
+    if kind == "task":
+        task = asyncio.ensure_future(write())
+        await asyncio.sleep(after)
+        task.cancel()
+        await asyncio.wait([task])
+    else:
+        with anyio.move_on_after(after):
+            await write()
+    await store._database.write(lambda _transaction: None, patience=1)
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        marks = other.execute("SELECT value FROM meta WHERE name = 'mark'").fetchall()
+        other.execute("ROLLBACK")
+    assert marks in ([], [("whole",)])
+
+
+async def test_a_write_that_is_cancelled_while_it_waits_for_a_lock_leaves_none(store, locked):
+    locked(0.4)
+    with anyio.move_on_after(0.1):
+        await fill(store, 1)
+    await fill(store, 1, "after")
+    assert [batch.name for batch in await store.batches()] == ["after"]
+
+
+async def test_a_write_that_fails_leaves_nothing_behind(store):
+    def fail(transaction) -> None:
+        transaction.connection.exec_driver_sql("INSERT INTO meta VALUES ('mark', '1')")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await store._database.write(fail)
+    assert rows(store, "SELECT * FROM meta WHERE name = 'mark'") == []
+    await store._database.write(lambda _transaction: None, patience=1)
+
+
+# The write-ahead log
+
+
+THRESHOLD = 256 * 1024
+
+
+@pytest.fixture
+async def small_log(monkeypatch, path, clock):
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_BYTES", THRESHOLD)
+    async with await open_queue(path, clock) as opened:
+        yield opened
+
+
+async def log_sizes(store: Store, commits: int) -> list[int]:
+    hand, sizes = Hand(store), []
+    for _ in range(commits):
+        await hand.settle(*(done(claim, "x" * 4_000) for claim in await hand.claim(4)))
+        sizes.append(os.stat(f"{store.location}-wal").st_size)
+    return sizes
+
+
+async def test_the_log_is_folded_in_and_stays_bounded(small_log):
+    await fill(small_log, 800)
+    sizes = await log_sizes(small_log, 200)
+    assert max(sizes) < 2 * THRESHOLD
+    assert os.stat(small_log.location).st_size > 800 * 4_000
+
+
+async def test_the_log_of_two_writers_stays_bounded(small_log, path, clock):
+    await fill(small_log, 800)
+    async with await open_queue(path, clock) as other, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(log_sizes(store, 100)) for store in (small_log, other)]
+    assert max(max(task.result()) for task in tasks) < 3 * THRESHOLD
+
+
+async def test_a_long_reader_delays_the_folding_and_is_not_disturbed(small_log, path):
+    await fill(small_log, 800)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        count = "SELECT count(*) FROM jobs WHERE state = 'done'"
+        assert reader.execute(count).fetchone() == (0,)
+        grown = await log_sizes(small_log, 100)
+        assert max(grown) > 2 * THRESHOLD
+        assert reader.execute(count).fetchone() == (0,)
+    await log_sizes(small_log, 40)
+    await log_sizes(small_log, 40)
+    async with await open_store(str(path)) as fresh:
+        assert (await fresh.progress("demo")).counts.done == 720
+    assert rows(small_log, "PRAGMA integrity_check")[0][0] == "ok"
+
+
+async def test_a_checkpoint_that_fails_does_not_fail_the_commit_before_it(small_log, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    batch = await fill(small_log, 200)
+    monkeypatch.setattr(checkpoint.sqlite3, "connect", refuse)
+    await log_sizes(small_log, 50)
+    monkeypatch.undo()
+    assert states(small_log, batch) == {"done": 200}
+
+
+async def test_the_last_to_close_leaves_one_file(path, clock):
+    async with await open_queue(path, clock) as store:
+        await fill(store, 1)
+        store.changed()
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_settlement_keeps_its_claim_and_its_reason():
+    claim = Claim(1, 1, None, 0, None, "", 1, 0, 0)
+    settlement = settle(Ended(claim, Failed(Reason("timeout", "slow", 504)), 3))
+    assert (settlement.state, settlement.reason.status) == (JobState.FAILED, 504)
