@@ -30,7 +30,7 @@ OnProgress = Callable[[Progress], None]
 
 
 async def watch(store: Store, name: str) -> AsyncIterator[Progress]:
-    """Yield where a batch stands: at once, when the database changed, at least each second, until it is finished."""
+    """Yield where a batch stands until it is finished: at each change, and at least once a second."""
     while True:
         store.changed()  # what is committed from here on is seen by the next round
         progress = await store.progress(name)
@@ -45,11 +45,11 @@ async def watch(store: Store, name: str) -> AsyncIterator[Progress]:
 
 
 async def wait_until_finished(
-    store: Store, name: str, *, timeout: float | None = None, on_progress: OnProgress | None = None
+    store: Store, name: str, *, wait_timeout: float | None = None, on_progress: OnProgress | None = None
 ) -> Progress:
-    """Return when every job of a complete batch has ended. Raises TimedOutWaiting after `timeout` seconds."""
+    """Return when every job of a complete batch has ended. Raises TimedOutWaiting after a while."""
     progress: Progress | None = None
-    with anyio.move_on_after(timeout):
+    with anyio.move_on_after(wait_timeout):
         async for progress in watch(store, name):
             if on_progress is not None:
                 on_progress(progress)
@@ -60,7 +60,8 @@ async def wait_until_finished(
     counts = progress.counts
     why = why_waiting(progress, store.location)
     raise TimedOutWaiting(
-        f"{name} is not finished: {counts.final:,} of {counts.total:,} jobs have ended{': ' + why if why else ''}"
+        f"{name} is not finished: {counts.final:,} of {counts.total:,} jobs have ended"
+        + (f"; {why}" if why else "")
     )
 
 
@@ -88,7 +89,7 @@ async def collect(
     `out` is replaced whole or not at all; None is standard output. Raises TimedOutWaiting, UnknownBatch.
     """
     if wait:
-        progress = await wait_until_finished(store, name, timeout=wait_timeout, on_progress=on_progress)
+        progress = await wait_until_finished(store, name, wait_timeout=wait_timeout, on_progress=on_progress)
     else:
         progress = await store.progress(name)
     written = 0

@@ -13,23 +13,25 @@ def why_waiting(progress: Progress, database: str) -> str | None:
 
     `database` is the path that the suggested commands name.
     """
-    batch, counts = progress.batch, progress.counts
     if progress.finished:
         return None
+    return (
+        _why_shut(progress, database)
+        or _why_unserved(progress, database)
+        or _why_lane(progress, database)
+        or _why_idle(progress)
+    )
+
+
+def _why_shut(progress: Progress, database: str) -> str | None:
+    batch, counts = progress.batch, progress.counts
     if batch.state is BatchState.CANCELLED:
         return f"cancelled: its last {counts.live:,} jobs are on their way out"
     if not counts.live:
         return _why_unsealed(progress, database)
     if batch.state is BatchState.PAUSED:
         return f"paused: {_command('resume', database, batch.name)}"
-    serving = [runner for runner in progress.runners if batch.worker in runner.serves.split(",")]
-    if not serving:
-        return _no_worker(progress, database)
-    if reason := _why_lane(progress, database):
-        return reason
-    if counts.inflight or not counts.pending:
-        return None
-    return _why_idle(progress, serving)
+    return None
 
 
 def _why_unsealed(progress: Progress, database: str) -> str:
@@ -37,16 +39,20 @@ def _why_unsealed(progress: Progress, database: str) -> str:
     if progress.enqueueing:
         return f"a producer is still adding to {name}"
     return (
-        f"{name} is not sealed and its producer is gone: run the same enqueue again, or, if all of it is there,"
+        f"{name} is not sealed and its producer is gone: run the same enqueue again, or, if all is there,"
         f" {_command('seal', database, name)}"
     )
 
 
-def _no_worker(progress: Progress, database: str) -> str:
+def _why_unserved(progress: Progress, database: str) -> str | None:
     batch = progress.batch
+    if _serving(progress):
+        return None
     options = ["--worker", batch.worker] if ":" in batch.worker else []
-    others = f" (those at work serve {_served(progress.runners)})" if progress.runners else ""
-    return f"no live worker serves {batch.worker}{others}: start one with {_command('worker', database, *options)}"
+    others = sorted({name for runner in progress.runners for name in runner.serves.split(",")})
+    at_work = f" (those at work serve {', '.join(others)})" if others else ""
+    start = _command("worker", database, *options)
+    return f"no live worker serves {batch.worker}{at_work}: start one with {start}"
 
 
 def _why_lane(progress: Progress, database: str) -> str | None:
@@ -61,20 +67,19 @@ def _why_lane(progress: Progress, database: str) -> str | None:
     throttled = [lane for lane in progress.lanes if (lane.paused_until or 0) > progress.now]
     if throttled:
         lane = max(throttled, key=lambda found: found.paused_until or 0)
-        return f"throttled until {_clock(lane.paused_until)} at {lane_label(lane)}: {lane.reason or 'no reason given'}"
+        until = _clock(lane.paused_until)
+        return f"throttled until {until} at {lane_label(lane)}: {lane.reason or 'no reason given'}"
     return None
 
 
-def _why_idle(progress: Progress, serving: list[RunnerInfo]) -> str | None:
-    batch = progress.batch
+def _why_idle(progress: Progress) -> str | None:
+    batch, pending = progress.batch, progress.counts.pending
+    if progress.counts.inflight or not pending:
+        return None
     if progress.next_due_at is not None and progress.next_due_at > progress.now:
-        rest = (
-            "the last job is"
-            if progress.counts.pending == 1
-            else f"all {progress.counts.pending:,} jobs left are"
-        )
+        rest = "the last job is" if pending == 1 else f"all {pending:,} jobs left are"
         return f"{rest} delayed by an earlier failure, the first until {_clock(progress.next_due_at)}"
-    if all(runner.in_flight >= runner.concurrency for runner in serving):
+    if all(runner.in_flight >= runner.concurrency for runner in _serving(progress)):
         return "the live workers are busy with other batches"
     if batch.endpoint != "default":
         return f"no live worker has taken a job: its settings may not name the endpoint {batch.endpoint!r}"
@@ -90,8 +95,8 @@ def _command(verb: str, database: str, *arguments: str) -> str:
     return f"`{shlex.join(['batchq', verb, '--db', database, *arguments])}`"
 
 
-def _served(runners: tuple[RunnerInfo, ...]) -> str:
-    return ", ".join(sorted({name for runner in runners for name in runner.serves.split(",")}))
+def _serving(progress: Progress) -> list[RunnerInfo]:
+    return [runner for runner in progress.runners if progress.batch.worker in runner.serves.split(",")]
 
 
 def _clock(at: int | None) -> str:

@@ -272,6 +272,7 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     try:
         return await driver
     except sqlite3.Error as error:
+        driver._thread.join()  # noqa: SLF001 - its last word goes to the event loop, which may be about to close
         raise DatabaseUnavailable(f"can't open {path}: {error}") from error
 
 
