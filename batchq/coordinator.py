@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import anyio
 
 from batchq.errors import TimedOutWaiting, UsageError
 from batchq.formats import AtomicFile, render_jsonl
-from batchq.jobs import ErrorGroup, Progress
+from batchq.jobs import Batch, Counts, ErrorGroup, Progress
 from batchq.store import Store
 from batchq.waiting import why_waiting
 
@@ -67,10 +67,11 @@ async def wait_until_finished(
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `collect` wrote: `written` lines of the batch as it stood at `progress`, and how jobs failed."""
+    """What was written of a batch: `counts` are the lines by state, `errors` how jobs failed."""
 
+    batch: Batch
     progress: Progress
-    written: int
+    counts: Counts
     errors: tuple[ErrorGroup, ...]
 
 
@@ -80,27 +81,30 @@ async def collect(
     out: Path | None,
     *,
     with_prompt: bool = False,
-    wait: bool = True,
     wait_timeout: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> Collected:
-    """Write every job of a batch in input order, one line each, when it is finished or as it stands now.
+    """Wait until a batch is finished, then write its results. Raises TimedOutWaiting, UnknownBatch."""
+    await wait_until_finished(store, name, wait_timeout=wait_timeout, on_progress=on_progress)
+    return await write_results(store, name, out, with_prompt=with_prompt)
 
-    `out` is replaced whole or not at all; None is standard output. Raises TimedOutWaiting, UnknownBatch.
+
+async def write_results(store: Store, name: str, out: Path | None, *, with_prompt: bool = False) -> Collected:
+    """Write every job of a batch as it stands now, in input order, one line each.
+
+    `out` is replaced whole or not at all; None is standard output. Raises UnknownBatch.
     """
-    if wait:
-        progress = await wait_until_finished(store, name, wait_timeout=wait_timeout, on_progress=on_progress)
-    else:
-        progress = await store.progress(name)
-    written = 0
+    progress = await store.progress(name)
+    states: Counter[str] = Counter()
+    lines: list[str] = []
     with _sink(out) as sink:
-        lines: list[str] = []
         async for result in store.results(progress.batch, with_prompt=with_prompt, page_rows=_PAGE_ROWS):
+            states[result.state.value] += 1
             lines.append(render_jsonl(result, with_prompt=with_prompt))
             if len(lines) == _PAGE_ROWS:
-                written += _write_lines(sink, lines)
-        written += _write_lines(sink, lines)
-    return Collected(progress, written, tuple(await store.errors(progress.batch)))
+                _write_lines(sink, lines)
+        _write_lines(sink, lines)
+    return Collected(progress.batch, progress, Counts(**states), tuple(await store.errors(progress.batch)))
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:
@@ -166,9 +170,7 @@ def _sink(out: Path | None) -> Iterator[TextIO]:
         yield file
 
 
-def _write_lines(sink: TextIO, lines: list[str]) -> int:
-    count = len(lines)
+def _write_lines(sink: TextIO, lines: list[str]) -> None:
     if lines:
         sink.write("\n".join(lines) + "\n")
         lines.clear()
-    return count

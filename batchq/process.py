@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
 
 import anyio
@@ -17,7 +17,6 @@ from batchq.worker import Endpoint, FoundWorker, find_worker, installed_workers
 T = TypeVar("T")
 
 EXIT_RELEASED = 75
-_GRACE_SECONDS = 5.0
 
 
 def gather_workers(references: Sequence[str]) -> dict[str, FoundWorker]:
@@ -51,40 +50,61 @@ def run_event_loop(main: Callable[[], Coroutine[object, object, T]]) -> T:
     return anyio.run(main, backend_options={"use_uvloop": fast})
 
 
+async def beside(main: Callable[[], Awaitable[T]], *others: Callable[[], Coroutine[object, object, None]]) -> T:
+    """Run `main` with others beside it, end those with it, and raise what it raises, not wrapped in a group."""
+    ended: list[T] = []
+    failure: BatchqError | None = None
+    async with anyio.create_task_group() as group:
+        for other in others:
+            group.start_soon(other)
+        try:
+            ended.append(await main())
+        except BatchqError as error:
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return ended[0]
+
+
 async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int:
     """Run until done or told to stop; return the exit code.
 
     First SIGTERM or SIGINT: claim no more, drain; 0 when all drained, 75 when some were released at the
     deadline. Second: release at once; 143 or 130.
     """
-    code: int | None = None
-
-    async def listen(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        nonlocal code
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            asked = False
-            async for number in signals:
-                if not asked:
-                    asked = True
-                    say(f"stopping: {runner.in_flight} in flight may finish; once more to stop at once")
-                    runner.stop()
-                    continue
-                code = 128 + number
-                runner.stop(now=True)
-                await anyio.sleep(_GRACE_SECONDS)
-                group.cancel_scope.cancel()
-
-    ended: Stop | BatchqError = Stop.RELEASED
-    async with anyio.create_task_group() as group:
-        await group.start(listen)
-        try:
-            ended = await runner.run()
-        except BatchqError as error:  # carried out by hand: a task group would wrap it
-            ended = error
-        group.cancel_scope.cancel()
-    if isinstance(ended, BatchqError):
-        raise ended
-    if code is not None:
-        return code
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        listener = _Listener(runner, say)
+        ended = await beside(runner.run, lambda: listener.listen(signals))
+    if listener.second is not None:
+        return 128 + listener.second
     return EXIT_RELEASED if ended is Stop.RELEASED else 0
+
+
+async def run_until_interrupted(runner: Runner, say: Callable[[str], None]) -> int:
+    """Run as a command that a person waits for: return 0 when done, 130 or 143 after any signal."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        listener = _Listener(runner, say)
+        await beside(runner.run, lambda: listener.listen(signals))
+    return 0 if listener.first is None else 128 + listener.first
+
+
+class _Listener:
+    """Turns signals into stops: the first drains, the second releases."""
+
+    def __init__(self, runner: Runner, say: Callable[[str], None]) -> None:
+        self._runner = runner
+        self._say = say
+        self.first: int | None = None
+        self.second: int | None = None
+
+    async def listen(self, signals: AsyncIterable[signal.Signals]) -> None:
+        """Hear signals until cancelled."""
+        async for number in signals:
+            if self.first is None:
+                self.first = number
+                self._say(f"batchq: stopping; {self._runner.in_flight} in flight may finish, once more to stop at once")
+                self._runner.stop()
+            else:
+                self.second = number
+                self._runner.stop(now=True)

@@ -20,6 +20,15 @@ from batchq.jobs import (
 from batchq.pacing import delay_ms, pause_ms
 
 
+# Why a request can't succeed however often it is made: `run` does not try these again.
+REFUSED_CLASSES = frozenset(
+    {
+        "bad_request", "bad_result", "bad_row", "content_filter", "moderation", "refused", "rejected",
+        "too_expensive", "too_large", "truncated", "unstorable", "worker_died",
+    }
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """An ended attempt as the store writes it.

@@ -92,7 +92,7 @@ def lane_label(lane: Lane) -> str:
 
 
 def _command(verb: str, database: str, *arguments: str) -> str:
-    return f"`{shlex.join(['batchq', verb, '--db', database, *arguments])}`"
+    return f"`{shlex.join(['batchq', verb, *arguments, '--db', database])}`"
 
 
 def _serving(progress: Progress) -> list[RunnerInfo]:

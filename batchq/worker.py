@@ -31,7 +31,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import get_type_hints
+from typing import cast, get_type_hints
 
 from batchq.errors import ConfigurationError
 from batchq.jobs import Answer, Json, Usage
@@ -197,7 +197,7 @@ def find_worker(reference: str) -> FoundWorker:
     if isinstance(found, Plugin):
         return FoundWorker(name, _handlers_from(found.open), needs_model=found.needs_model)
     if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None)):  # noqa: B004
-        return FoundWorker(name, _always(adapt(found)))
+        return FoundWorker(name, _always(adapt(cast("WorkerFunction", found))))
     if callable(found) and hasattr(found, "__wrapped__"):  # what @asynccontextmanager leaves behind
         return FoundWorker(name, _handlers_from(found))
     raise ConfigurationError(

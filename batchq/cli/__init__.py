@@ -1,0 +1,14 @@
+"""The command line: commands parse, call, print. Each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+
+from batchq.cli.exits import run_command
+
+
+def main() -> None:
+    """Run `batchq` with the arguments of this process, and exit."""
+    from batchq.cli.commands import batchq
+
+    sys.exit(run_command(batchq, sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""`batchq enqueue`: add the prompts of a file to a batch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchq.cli.exits import say
+from batchq.cli.options import HELP_NAMES, command_class, command_line, db_option, json_option, run_async
+from batchq.cli.request_options import Asked, request_options, surveyed
+from batchq.cli.text import plural
+
+if TYPE_CHECKING:
+    from batchq.jobs import NewBatch
+    from batchq.producer import Enqueued
+    from batchq.survey import Survey
+
+
+@click.command(
+    cls=command_class(), context_settings=HELP_NAMES, short_help="Add the prompts of a file to a batch."
+)
+@click.argument("source", metavar="INPUT")
+@click.option("--batch", metavar="NAME", help="The batch's name; else that of the file without its ending.")
+@click.option("--seal/--no-seal", default=None, help="Whether the batch is complete; from `-` it is not.")
+@request_options
+@db_option
+@json_option
+def enqueue(
+    source: str,
+    batch: str | None,
+    *,
+    seal: bool | None,
+    db: str | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401
+) -> int:
+    """Add the prompts of INPUT, a file or `-`, to a batch; run again, it adds only what is missing.
+
+    JSONL (a string, {"prompt"}, {"messages"} or an OpenAI Batch line per line), TXT (a prompt per line),
+    CSV or TSV. Everything is checked before anything is written.
+
+    \b
+    batchq enqueue prompts.jsonl --model openai/gpt-4o-mini
+    batchq enqueue reviews.csv --prompt-field text --system "Positive or negative?" --set temperature=0
+    """  # noqa: D301 - click's mark for lines to keep apart
+    from batchq.config import load_settings
+
+    asked = Asked(**options)
+    path = None if source == "-" else Path(source)
+    name = checked_name(batch, path)
+    if path is None and sys.stdin.isatty():
+        say("batchq: reading rows from the terminal; Ctrl-D ends them")
+    settings = load_settings(db=db)
+    with surveyed(path, asked, settings) as (survey, unnamed):
+        new = replace(unnamed, name=name)
+        sealing = path is not None if seal is None else seal
+        done = run_async(lambda: _add(settings.db, survey, new, seal=sealing))
+    _warn(done, asked, new)
+    _report(done, asked, db)
+    if as_json:
+        click.echo(json.dumps(_summary(done)))
+    return 0
+
+
+def checked_name(asked: str | None, path: Path | None) -> str:
+    """Return the batch's name: as asked for, or the file's. Raises a usage error where it can't be one."""
+    if asked is None and path is None:
+        raise click.UsageError("from standard input the batch needs a name: --batch NAME")
+    name = asked if asked is not None else path.stem if path is not None else ""
+    if not name.strip() or not name.isprintable():
+        raise click.UsageError(f"{name!r} can't be the name of a batch: choose another with --batch")
+    return name
+
+
+async def _add(location: str, survey: Survey, new: NewBatch, *, seal: bool) -> Enqueued:
+    from batchq.producer import enqueue as add
+    from batchq.store import open_store
+
+    async with await open_store(location, create=True) as store:
+        return await add(store, survey, new, seal=seal)
+
+
+def _warn(done: Enqueued, asked: Asked, new: NewBatch) -> None:
+    """Say which options had no effect, because the batch was there already."""
+    kept = [
+        f"--{name.replace('_', '-')} {old}"
+        for name, given, old, wanted in (
+            ("priority", asked.priority, done.batch.priority, new.priority),
+            ("max_attempts", asked.max_attempts, done.batch.max_attempts, new.max_attempts),
+            (
+                "call_timeout",
+                asked.call_timeout,
+                done.batch.call_timeout_ms // 1000,
+                new.call_timeout_ms // 1000,
+            ),
+        )
+        if given is not None and old != wanted
+    ]
+    if kept:
+        say(f"batchq: {done.batch.name} was made before, and keeps {', '.join(kept)}")
+
+
+def _report(done: Enqueued, asked: Asked, db: str | None) -> None:
+    name = done.batch.name
+    if done.added:
+        parts = [f"added {plural(done.added, 'job')} to {name}"]
+        if done.skipped:
+            parts.append(f"{done.skipped:,} were there already")
+    else:
+        parts = [f"nothing to add: all {plural(done.total, 'row')} are in {name} already"]
+    if done.bad:
+        parts.append(f"{plural(done.bad, 'bad row')} left out, see {asked.skip_bad}")
+    worker = ["--worker", asked.worker] if ":" in asked.worker else []
+    hint = f"{command_line('worker', *worker, db=db)}, then {command_line('collect', name, db=db)}"
+    if not done.sealed:
+        hint += f"; {command_line('seal', name, db=db)} when it is complete"
+    say(f"batchq: {', '.join(parts)}; next: {hint}")
+
+
+def _summary(done: Enqueued) -> dict[str, object]:
+    return {
+        "batch": done.batch.name,
+        "added": done.added,
+        "skipped": done.skipped,
+        "bad": done.bad,
+        "total": done.total,
+        "sealed": done.sealed,
+    }

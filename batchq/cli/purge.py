@@ -1,0 +1,83 @@
+"""`batchq purge`: delete batches with all that belongs to them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from batchq.cli.exits import say
+from batchq.cli.options import DURATION, HELP_NAMES, command_class, database_of, db_option, run_async
+from batchq.cli.text import one_line, plural
+
+if TYPE_CHECKING:
+    from batchq.jobs import Batch
+    from batchq.store import Store
+
+_SHOWN_BATCHES = 10
+
+
+@click.command(
+    cls=command_class(), context_settings=HELP_NAMES, short_help="Delete batches and their results."
+)
+@click.argument("name", required=False)
+@click.option("--older-than", type=DURATION, metavar="AGE", help="All batches finished for longer, e.g. 30d.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also if jobs are unfinished.")
+@db_option
+def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool, db: str | None) -> None:
+    """Delete the batch NAME, or all that finished long ago: jobs, results and the log of their attempts."""
+    if (name is None) == (older_than is None):
+        raise click.UsageError("name a batch, or give --older-than AGE")
+    location = database_of(db)
+    chosen = run_async(lambda: _choose(location, name, older_than, force=force))
+    if not chosen:
+        say("batchq: no batch has been finished for that long")
+        return
+    jobs = plural(sum(batch.size for batch in chosen), "job")
+    if not yes:
+        _confirm(f"Delete {_names(chosen)} with {jobs} for good?")
+    run_async(lambda: _purge(location, chosen))
+    say(f"batchq: deleted {plural(len(chosen), 'batch')} with {jobs}")
+
+
+async def _choose(location: str, name: str | None, older_than: float | None, *, force: bool) -> list[Batch]:
+    from batchq.errors import UsageError
+    from batchq.store import open_store
+
+    async with await open_store(location) as store:
+        if name is None:
+            return await store.finished_before(round((older_than or 0) * 1000))
+        progress = await store.progress(name)
+        if not (progress.finished or force):
+            raise UsageError(
+                f"{name} has {plural(progress.counts.live, 'unfinished job')} or is not complete;"
+                " cancel it first, or delete it all the same with --force"
+            )
+        return [progress.batch]
+
+
+async def _purge(location: str, chosen: list[Batch]) -> None:
+    from batchq.store import open_store
+
+    async with await open_store(location) as store:
+        for batch in chosen:
+            await _purge_batch(store, batch)
+
+
+async def _purge_batch(store: Store, batch: Batch) -> None:
+    if not (await store.progress(batch.name)).finished:
+        await store.cancel(batch)  # so that nobody claims what is about to go
+    await store.purge(batch)
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("purge asks before it deletes, and there is no terminal to ask on: give --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def _names(chosen: list[Batch]) -> str:
+    shown = ", ".join(one_line(batch.name, 60) for batch in chosen[:_SHOWN_BATCHES])
+    return shown if len(chosen) <= _SHOWN_BATCHES else f"{shown} and {len(chosen) - _SHOWN_BATCHES:,} more"

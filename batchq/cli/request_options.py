@@ -1,0 +1,178 @@
+"""The options that say what to ask of which model: shared by `enqueue` and `run`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from batchq.cli.exits import say
+from batchq.cli.options import DURATION
+
+if TYPE_CHECKING:
+    from batchq.config import Settings
+    from batchq.jobs import Json, NewBatch
+    from batchq.survey import Survey
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# The same as formats.FORMATS, which costs imports that --help can do without.
+INPUT_FORMATS = ("jsonl", "txt", "csv", "tsv")
+_OWNED = {
+    "model": "use --model",
+    "messages": "the input holds the messages",
+    "input": "the input file holds the input",
+    "prompt": "the input file holds the prompt",
+    "stream": "a queue has nobody to stream to",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options of one command line say; None was not given."""
+
+    model: str | None
+    system: str | None
+    params: dict[str, Json]
+    id_field: str | None
+    prompt_field: str | None
+    input_format: str | None
+    worker: str
+    endpoint: str
+    priority: int | None
+    max_attempts: int | None
+    call_timeout: float | None
+    skip_bad: Path | None
+
+
+def request_options(command: F) -> F:
+    """Add the options that make an `Asked`: its names are those of the command's keyword arguments."""
+    options = (
+        click.option("--model", help="The model, whatever the file says; else MODEL in environment or .env."),
+        click.option("--system", metavar="TEXT", help="A system prompt for every row that has none."),
+        click.option(
+            "--set", "params", metavar="KEY=VALUE", multiple=True, callback=_parse_params,
+            help="A request parameter, e.g. temperature=0 or provider.sort=price. Repeatable.",
+        ),
+        click.option("--id-field", metavar="NAME", help="The field or column of each row's custom_id."),
+        click.option("--prompt-field", metavar="NAME", help="The field or column of the prompt."),
+        click.option(
+            "--input-format", type=click.Choice(INPUT_FORMATS), help="Else told by the file's name."
+        ),
+        click.option(
+            "--worker", default="openrouter", show_default=True, metavar="NAME",
+            help="The worker that answers: an installed one, module:function or script.py:function.",
+        ),
+        click.option(
+            "--endpoint", default="default", show_default=True, metavar="NAME",
+            help="The server to call, by its name in the workers' settings.",
+        ),
+        click.option("--priority", type=int, help="Higher goes first.  [default: 0]"),
+        click.option("--max-attempts", type=click.IntRange(min=1), help="Tries per job.  [default: 8]"),
+        click.option("--call-timeout", type=DURATION, help="The most that a call may take.  [default: 300s]"),
+        click.option(
+            "--skip-bad", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+            help="Write bad rows there and take the rest.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def surveyed(path: Path | None, asked: Asked, settings: Settings) -> Iterator[tuple[Survey, NewBatch]]:
+    """Read and check an input; yield what is in it, and the batch that it asks for, still without a name.
+
+    Raises UsageError, and BadInput for bad rows. `path` None is standard input.
+    """
+    from batchq.formats import ReadOptions
+    from batchq.producer import complete
+    from batchq.survey import survey_input
+
+    new = _new_batch(asked)
+    needs_model, may_use_model = _model_needs(asked.worker)
+    options = ReadOptions(asked.input_format, asked.prompt_field, asked.id_field)
+    with survey_input(path, options, model=asked.model, skip_bad=asked.skip_bad) as survey:
+        if survey.file_model is not None:
+            say(f"batchq: using {asked.model} as --model says, not {survey.file_model} as {survey.name} says")
+        default = settings.model if may_use_model else None
+        yield survey, complete(new, survey, default_model=default, needs_model=needs_model)
+
+
+def _new_batch(asked: Asked) -> NewBatch:
+    from batchq.jobs import DEFAULT_CALL_TIMEOUT_MS, DEFAULT_MAX_ATTEMPTS, NewBatch
+    from batchq.worker import worker_name
+
+    settings: dict[str, Json] = {}
+    if asked.system:
+        settings["system"] = asked.system
+    if asked.params:
+        settings["params"] = asked.params
+    timeout_ms = DEFAULT_CALL_TIMEOUT_MS if asked.call_timeout is None else round(asked.call_timeout * 1000)
+    if timeout_ms < 1:
+        raise click.UsageError("--call-timeout must be longer than nothing")
+    return NewBatch(
+        name="",
+        worker=worker_name(asked.worker),
+        endpoint=asked.endpoint,
+        settings=settings,
+        priority=asked.priority or 0,
+        max_attempts=asked.max_attempts or DEFAULT_MAX_ATTEMPTS,
+        call_timeout_ms=timeout_ms,
+    )
+
+
+def _model_needs(worker: str) -> tuple[bool, bool]:
+    """Return whether a worker needs a model, and whether it may want one; imports no code of the user's."""
+    from batchq.worker import find_worker, installed_workers
+
+    if ":" in worker:
+        return False, True
+    known = installed_workers()
+    if worker not in known:
+        raise click.UsageError(
+            f"there is no worker {worker!r}; installed: {', '.join(known)}."
+            " A function of yours: module:function or script.py:function"
+        )
+    needs = find_worker(worker).needs_model
+    return needs, needs
+
+
+def _parse_params(_context: click.Context, _option: click.Parameter, pairs: Sequence[str]) -> dict[str, Json]:
+    params: dict[str, Json] = {}
+    for pair in pairs:
+        path, separator, text = pair.partition("=")
+        names = path.strip().split(".")
+        if not separator or not all(names):
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE, e.g. temperature=0 or provider.sort=price")
+        if names[0] in _OWNED:
+            raise click.BadParameter(f"{names[0]!r} can't be set: {_OWNED[names[0]]}")
+        _put(params, names, _parse_value(text), pair)
+    return params
+
+
+def _put(params: dict[str, Json], names: Sequence[str], value: Json, pair: str) -> None:
+    for name in names[:-1]:
+        inner = params.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise click.BadParameter(f"{pair!r} goes into {name!r}, which another --set gave a value")
+        params = inner
+    if isinstance(params.get(names[-1]), dict) and not isinstance(value, dict):
+        raise click.BadParameter(f"{pair!r} replaces what another --set put into it")
+    params[names[-1]] = value
+
+
+def _parse_value(text: str) -> Json:
+    """Read JSON; what is none, or can't be sent as JSON, is a string."""
+    try:
+        value: Json = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return text
+    return value

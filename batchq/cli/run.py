@@ -1,0 +1,134 @@
+"""`batchq run`: enqueue, worker and collect in one process; run again, it resumes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchq.cli.collect import exit_code, report
+from batchq.cli.enqueue import checked_name
+from batchq.cli.exits import say
+from batchq.cli.options import DURATION, HELP_NAMES, command_class, db_option
+from batchq.cli.request_options import Asked, request_options, surveyed
+from batchq.cli.text import plural
+from batchq.cli.worker import lease_in_ms
+
+if TYPE_CHECKING:
+    from batchq.config import Settings
+    from batchq.coordinator import Collected
+    from batchq.jobs import Batch, NewBatch
+    from batchq.runner import RunnerOptions
+    from batchq.store import Store
+    from batchq.survey import Survey
+    from batchq.worker import FoundWorker
+
+
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Enqueue, work and collect in one.")
+@click.argument("source", metavar="INPUT")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to.")
+@click.option("--batch", metavar="NAME", help="The batch's name; else the file's, with a hash of the settings.")
+@click.option("-c", "--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Calls at once.")
+@click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
+@click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
+@click.option("--drain-timeout", type=DURATION, default="120s", show_default=True, help="Time to finish after Ctrl-C.")
+@click.option("--with-prompt", is_flag=True, help="Put each prompt beside its result.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if any job failed or was cancelled.")
+@click.option("--force", is_flag=True, help="Overwrite FILE even if it does not hold results.")
+@request_options
+@db_option
+def run(
+    source: str,
+    out: Path,
+    *,
+    batch: str | None,
+    concurrency: int,
+    base_url: str | None,
+    api_key_file: Path | None,
+    lease: float,
+    drain_timeout: float,
+    with_prompt: bool,
+    strict: bool,
+    force: bool,
+    db: str | None,
+    **options: Any,  # noqa: ANN401
+) -> int:
+    """Run the prompts of INPUT and write the answers to FILE, in order; run it again to resume.
+
+    \b
+    batchq run prompts.jsonl -o answers.jsonl --model openai/gpt-4o-mini
+    batchq run reviews.csv -o labels.jsonl --prompt-field text --system "Positive or negative?"
+    """
+    from batchq.config import load_settings
+    from batchq.coordinator import check_output
+    from batchq.log import set_up_logging
+    from batchq.process import gather_workers, run_event_loop
+    from batchq.producer import run_name
+    from batchq.runner import RunnerOptions
+
+    asked, path = Asked(**options), None if source == "-" else Path(source)
+    if path is not None and out.exists() and path.exists() and out.samefile(path):
+        raise click.UsageError(f"{out} is the input itself: name another file with -o")
+    check_output(out, overwrite=force)
+    name = checked_name(batch, path)
+    settings = load_settings(db=db, base_url=base_url, api_key_file=api_key_file)
+    workers = gather_workers([asked.worker])
+    set_up_logging("warning")
+    runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
+    with surveyed(path, asked, settings) as (survey, unnamed):
+        new = replace(unnamed, name=name if batch else run_name(name, unnamed))
+        code = run_event_loop(lambda: _enqueue_and_work(settings, survey, new, workers, runs))
+    if code:
+        say(f"batchq: {new.name} is kept as it is; the same command goes on with it")
+        return code
+    collected = run_event_loop(lambda: _write(settings, new.name, out, with_prompt=with_prompt))
+    report(collected, out, db)
+    return exit_code(collected, strict=strict)
+
+
+async def _enqueue_and_work(
+    settings: Settings, survey: Survey, new: NewBatch, workers: dict[str, FoundWorker], options: RunnerOptions
+) -> int:
+    from batchq.cli.progress import show_progress
+    from batchq.coordinator import wait_until_finished
+    from batchq.process import beside, gather_endpoints, run_until_interrupted
+    from batchq.producer import enqueue
+    from batchq.runner import Runner
+    from batchq.store import open_store
+
+    async with await open_store(settings.db, create=True) as store:
+        done = await enqueue(store, survey, new)
+        retried = await _retry_what_may_pass(store, done.batch)
+        say(
+            f"batchq: {done.batch.name} in {store.location}: {plural(done.total, 'job')}"
+            + (f", {done.skipped:,} there already" if done.skipped else "")
+            + (f", {retried:,} failed ones tried again" if retried else "")
+        )
+        options = replace(options, batch_ids=frozenset([done.batch.id]))
+        with show_progress(store.location) as update:
+
+            async def watch() -> None:
+                await wait_until_finished(store, done.batch.name, on_progress=update)
+
+            runner = Runner(store, workers, gather_endpoints(settings), options)
+            return await beside(lambda: run_until_interrupted(runner, say), watch)
+
+
+async def _retry_what_may_pass(store: Store, batch: Batch) -> int:
+    """Send failed jobs back whose reason may have passed; not those whose request was refused."""
+    from batchq.settlement import REFUSED_CLASSES
+
+    groups = await store.errors(batch)
+    again = [group.error_class for group in groups if group.error_class not in REFUSED_CLASSES]
+    return sum([await store.retry(batch, error_class=name) for name in again])
+
+
+async def _write(settings: Settings, name: str, out: Path, *, with_prompt: bool) -> Collected:
+    from batchq.coordinator import write_results
+    from batchq.store import open_store
+
+    async with await open_store(settings.db) as store:
+        return await write_results(store, name, out, with_prompt=with_prompt)

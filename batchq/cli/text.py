@@ -1,0 +1,60 @@
+"""Text for terminals: nothing that came from a prompt, an answer or a name can move the cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_KEPT = {"\n", "\t"}
+_NANO = 1_000_000_000
+
+
+def clean(text: str) -> str:
+    """Return text with its control, direction and surrogate characters written out as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in _KEPT else _escaped(c) for c in text)
+
+
+def one_line(text: str, width: int = 200) -> str:
+    """Return text as one clean line of at most `width` characters."""
+    flat = clean(" ".join(text[: width * 4].split()))
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Return aligned lines: the first `left` columns to the left, the others to the right."""
+    cells = [list(header), *([one_line(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def dollars(nano: int | None) -> str:
+    """Return a cost as people read it; unknown is not zero."""
+    return "-" if nano is None else f"${nano / _NANO:,.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as 0:42, 12:05 or 3:04:05."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 job, 2 jobs, 2 batches."""
+    ending = "es" if noun.endswith(("ch", "sh", "s")) else "s"
+    return f"{count:,} {noun}{'' if count == 1 else ending}"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

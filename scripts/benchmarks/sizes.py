@@ -1,0 +1,47 @@
+"""How much each measurement does: quick, default and scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Jobs, calls and rounds; a larger size only makes the figures steadier, except where a row is about size."""
+
+    rounds: int = 3
+    noop_jobs: int = 60_000
+    single_step_jobs: int = 600
+    fast_calls: int = 6_000
+    sdk_calls: int = 2_000
+    slow_calls: int = 6_000
+    wide_calls: int = 12_000
+    shared_jobs: int = 60_000
+    enqueue_rows: int = 100_000
+    finished_rows: int = 500_000
+    waiting_rows: int = 100_000
+    claims: int = 50
+    small_batch: int = 20_000
+    large_batch: int = 100_000
+    starts: int = 9
+
+
+DEFAULT = Sizes()
+QUICK = Sizes(
+    rounds=1,
+    noop_jobs=10_000,
+    single_step_jobs=200,
+    fast_calls=1_500,
+    sdk_calls=500,
+    slow_calls=1_500,
+    wide_calls=4_000,
+    shared_jobs=10_000,
+    enqueue_rows=20_000,
+    finished_rows=50_000,
+    waiting_rows=10_000,
+    claims=20,
+    small_batch=1_000,
+    large_batch=5_000,
+    starts=3,
+)
+SCALE = Sizes(finished_rows=5_000_000, waiting_rows=1_000_000, small_batch=100_000, large_batch=1_000_000)

@@ -1,0 +1,481 @@
+"""Random histories of runners, a producer and an operator against the real store and a clock of the test's own.
+
+The invariants are those that a queue is judged by: I1 no job disappears; I2 a finished row never changes; I3 the
+accepted result belongs to the attempt that held the current token; I4 at most one unexpired lease per job;
+I5 attempts stay within their limit; I6 nothing is claimed before its time; I8 output order is input order;
+I9 whatever happened, the queue drains; I10 tallies agree with a recount. The last tests weaken the guard on
+writes in the four ways that are known to fail: the machine must find each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Integer, Text, and_
+
+from batchq.database.dialect import json_rows
+from batchq.errors import DataRefused
+from batchq.jobs import FINAL_STATES, Batch, Claim, Exchanged, NewBatch
+from batchq.settlement import Settlement
+from batchq.store import ExchangeRequest, settle
+from store_driver import LEASE_MS, Clock, Hand, done, failed, halted, new_jobs, open_queue, released, retry, throttled
+
+MAX_ATTEMPTS = 3
+BATCHES = ("first", "second")
+RUNNERS = ("a", "b", "c")
+STATES = ("pending", "inflight", "done", "failed", "cancelled")
+STEPS_MS = (1, 700, LEASE_MS // 4, LEASE_MS - 1, LEASE_MS, 3 * LEASE_MS)
+DRAIN_ROUNDS = 60
+
+
+def answer(claim: Claim) -> Settlement:
+    """Succeed with a result that tells which attempt gave it."""
+    return done(claim, f"{claim.job_id}/{claim.token}", cost=claim.token)
+
+
+OUTCOMES = {
+    "done": answer,
+    "failed": failed,
+    "retry": lambda claim: retry(claim, after=0, cost=7),
+    "back off": lambda claim: retry(claim, after=90),
+    "throttled": throttled,
+    "throttled for long": lambda claim: throttled(claim, after=20),
+    "released": released,
+    "halted": halted,
+}
+
+runners = st.sampled_from(RUNNERS)
+batches = st.sampled_from([*BATCHES, "first"])
+outcomes = st.sampled_from([*OUTCOMES, "done", "retry", "throttled", "released"])
+
+
+class Arena:
+    """One store for all histories: each begins by emptying it, which is quicker than opening another."""
+
+    def __init__(self, path) -> None:
+        self.clock = Clock()
+        self._loop = asyncio.Runner()
+        self.store = self.run(open_queue(path, self.clock))
+        self.run(self.store._database._writer.call(self._make_quick_and_repeatable))
+        self._raw = sqlite3.connect(path, isolation_level=None, timeout=10)
+        self._raw.row_factory = sqlite3.Row
+        self.owners: dict[tuple[int, int], str] = {}
+
+    def _make_quick_and_repeatable(self, connection) -> None:
+        connection.exec_driver_sql("PRAGMA synchronous=OFF")
+        connection.connection.driver_connection.create_function("random", 0, lambda: self._random.getrandbits(62))
+
+    def reset(self) -> None:
+        self._random = random.Random(0)
+        self.clock.now = Clock().now
+        self.owners.clear()
+        self._version = -1
+        for table in ("attempts", "tallies", "jobs", "batches", "lanes", "runners", "sqlite_sequence"):
+            self._raw.execute(f"DELETE FROM {table}")
+
+    def run(self, call):
+        return self._loop.run(call)
+
+    def rows(self, sql: str) -> list[sqlite3.Row]:
+        return self._raw.execute(sql).fetchall()
+
+    def jobs(self) -> dict[int, dict[str, object]]:
+        self._refresh()
+        return self._jobs
+
+    def log(self) -> dict[tuple[int, int], dict[str, object]]:
+        self._refresh()
+        return self._log
+
+    def batch(self, name: str) -> sqlite3.Row:
+        return self._raw.execute("SELECT * FROM batches WHERE name = ?", (name,)).fetchone()
+
+    def _refresh(self) -> None:
+        version = self._raw.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._version:
+            self._version = version
+            self._jobs = {row["id"]: dict(row) for row in self.rows("SELECT * FROM jobs")}
+            self._log = {(row["job_id"], row["token"]): dict(row) for row in self.rows("SELECT * FROM attempts")}
+
+    def close(self) -> None:
+        self._raw.close()
+        self.run(self.store.close())
+        self._loop.close()
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """What may happen to a queue, in any order."""
+
+    def __init__(self, arena: Arena) -> None:
+        super().__init__()
+        arena.reset()
+        self.arena = arena
+        self.store = arena.store
+        self.clock = arena.clock
+        self.hands = {name: Hand(self.store, name) for name in RUNNERS}
+        self.batches: dict[str, Batch] = {}
+        self.unanswered: dict[str, ExchangeRequest] = {}
+        self.zombies: dict[str, list[Claim]] = {name: [] for name in RUNNERS}
+        self.sizes = dict.fromkeys(BATCHES, 0)
+        self.final: dict[int, dict[str, object]] = {}
+        self.tokens_at_retry: dict[int, int] = {}
+        self.ever_cancelled: set[int] = set()
+        self.newest: dict[int, int] = {}
+        for index, name in enumerate(BATCHES):
+            new = NewBatch(name, "echo", model=f"model-{index}", max_attempts=MAX_ATTEMPTS)
+            self.batches[name] = self.arena.run(self.store.open_batch(new))
+        self.enqueue_more("first", 2)
+
+    # A producer
+
+    @rule(name=batches, count=st.integers(1, 4))
+    def enqueue(self, name, count):
+        self.enqueue_more(name, count)
+
+    def enqueue_more(self, name, count):
+        if self.arena.batch(name)["state"] != "cancelled":
+            self.arena.run(self.store.add_jobs(self.batches[name], new_jobs(self.sizes[name] + count)))
+            self.sizes[name] += count
+
+    def seal(self, name):
+        self.arena.run(self.store.seal(self.batches[name]))
+
+    # Runners
+
+    @rule(
+        name=runners,
+        slots=st.integers(0, 4),
+        ends=st.lists(outcomes, max_size=4),
+        renewed=st.integers(0, 15),
+        expired_too=st.sampled_from([True, True, True, False]),
+        answered=st.sampled_from([True, True, False]),
+    )
+    def exchange(self, name, slots, ends, renewed, expired_too, answered):
+        self.repeat_unanswered(name)
+        hand = self.hands[name]
+        held = list(hand.held.values())
+        settlements = [OUTCOMES[kind](claim) for kind, claim in zip(ends, held, strict=False)]
+        renew = [claim.job_id for index, claim in enumerate(held[len(ends) :]) if renewed >> index & 1]
+        request = hand.request(settlements, slots, renew=renew, expired_too=expired_too)
+        if answered:
+            self.send(name, request)
+        else:
+            self.exchanged(name, request)
+            self.unanswered[name] = request
+
+    @rule(name=runners)
+    def crash(self, name):
+        self.unanswered.pop(name, None)
+        self.zombies[name] += self.hands[name].forget()
+
+    @rule(name=runners, index=st.integers(0, 3), kind=outcomes, slots=st.integers(0, 2))
+    def zombie_settles(self, name, index, kind, slots):
+        self.repeat_unanswered(name)
+        if self.zombies[name]:
+            claim = self.zombies[name].pop(index % len(self.zombies[name]))
+            hand = self.hands[name]
+            if hand.held.get(claim.job_id) != claim:
+                self.send(name, hand.request([OUTCOMES[kind](claim)], slots))
+
+    @rule(milliseconds=st.sampled_from(STEPS_MS))
+    def advance(self, milliseconds):
+        self.clock.advance(milliseconds)
+
+    # An operator
+
+    # One rule for all, since each rule is as likely as any other and runners should act most.
+    @rule(name=batches, action=st.sampled_from(["pause", "resume", "cancel", "retry", "start_over", "seal"]))
+    def operate(self, name, action):
+        getattr(self, action)(name)
+
+    def pause(self, name):
+        self.arena.run(self.store.pause(self.batches[name]))
+
+    def resume(self, name):
+        self.arena.run(self.store.resume(self.batches[name]))
+
+    def cancel(self, name):
+        self.arena.run(self.store.cancel(self.batches[name]))
+        self.note_cancelled()
+
+    def retry(self, name):
+        batch = self.batches[name]
+        before = self.arena.jobs()
+        again = {
+            job_id: row
+            for job_id, row in before.items()
+            if row["batch_id"] == batch.id and row["state"] in {"failed", "cancelled"}
+        }
+        assert self.arena.run(self.store.retry(batch)) == len(again)
+        after = self.arena.jobs()
+        for job_id, row in again.items():
+            assert (after[job_id]["state"], after[job_id]["attempts"]) == ("pending", 0)
+            assert after[job_id]["token"] == row["token"]
+            self.tokens_at_retry[job_id] = row["token"]
+            self.final.pop(job_id, None)
+        self.ever_cancelled -= again.keys()
+
+    def start_over(self, name):
+        self.cancel(name)
+        self.retry(name)
+        self.resume(name)
+
+    # Invariants
+
+    @invariant()
+    def no_job_disappears(self):
+        for name, size in self.sizes.items():
+            batch = self.arena.batch(name)
+            found = [row["position"] for row in self.arena.jobs().values() if row["batch_id"] == batch["id"]]
+            assert sorted(found) == list(range(size))
+            assert batch["size"] == size
+
+    @invariant()
+    def finished_rows_never_change(self):
+        for job_id, row in self.arena.jobs().items():
+            if job_id in self.final:
+                assert row == self.final[job_id]
+            elif row["state"] in FINAL_STATES:
+                self.final[job_id] = row
+
+    @invariant()
+    def a_result_belongs_to_the_attempt_that_held_the_token(self):
+        for row in self.arena.jobs().values():
+            if row["state"] == "done":
+                assert row["result"] == f'"{row["id"]}/{row["token"]}"'
+                assert row["cost"] == row["token"]
+
+    @invariant()
+    def attempts_stay_within_their_limit_and_agree_with_the_log(self):
+        log = self.arena.log()
+        for job_id, row in self.arena.jobs().items():
+            assert 0 <= row["attempts"] <= MAX_ATTEMPTS
+            if job_id in self.ever_cancelled:
+                continue
+            since = self.tokens_at_retry.get(job_id, 0)
+            running = row["state"] == "inflight"
+            expected = range(since + 1, row["token"] + (not running))
+            entries = [log[job_id, token] for token in expected]
+            assert row["attempts"] == sum(entry["charged"] for entry in entries) + running
+
+    @invariant()
+    def tallies_agree_with_a_recount(self):
+        sums = ", ".join(f"coalesce(sum({state}), 0) AS {state}" for state in STATES)
+        counts = ", ".join(f"coalesce(sum(state = '{state}'), 0) AS {state}" for state in STATES)
+        for name in BATCHES:
+            where = f"WHERE batch_id = {self.batches[name].id}"
+            assert self.one(f"SELECT {sums} FROM tallies {where}") == self.one(f"SELECT {counts} FROM jobs {where}")
+        told = "SELECT coalesce(sum({}), 0) AS late, coalesce(sum({}), 0) AS lost, coalesce(sum(cost), 0) AS cost FROM {}"
+        assert self.one(told.format("late", "losses", "tallies")) == self.one(
+            told.format("late", "outcome = 'lost'", "attempts")
+        )
+
+    # What every exchange is held to
+
+    def exchanged(self, name: str, request: ExchangeRequest) -> Exchanged:
+        before, log = self.arena.jobs(), self.arena.log()
+        try:
+            reply = self.arena.run(self.store.exchange(request))
+        except DataRefused as error:
+            raise AssertionError(f"the store contradicts itself: {error}") from error
+        after = self.arena.jobs()
+        fresh = [claim for claim in reply.claims if self.newest.get(claim.job_id, 0) < claim.token]
+        for claim in fresh:
+            self.check_claim(name, claim, before[claim.job_id], after[claim.job_id])
+        for claim in reply.claims:
+            assert (after[claim.job_id]["token"], after[claim.job_id]["claimed_by"]) == (claim.token, name)
+        self.check_lanes(fresh)
+        right = self.check_settlements(request, reply, before, after, log)
+        right |= self.check_renewals(request, reply, before, after)
+        right |= {claim.job_id for claim in fresh}
+        if request.expired_too and request.wants.slots:
+            right |= {job_id for job_id, row in before.items() if self.is_due(row) and row["state"] == "inflight"}
+        for job_id in before.keys() - right:
+            assert after[job_id] == before[job_id]
+        return reply
+
+    def check_claim(self, name, claim, before, after):
+        assert before["state"] in {"pending", "inflight"}
+        assert self.is_due(before)
+        assert claim.token == before["token"] + 1
+        assert after["claimable_at"] == self.clock.now + LEASE_MS
+        assert claim.batch.state == "open"
+        assert claim.job_id not in self.hands[name].held
+        self.newest[claim.job_id] = claim.token
+        self.arena.owners[claim.job_id, claim.token] = name
+
+    def check_lanes(self, claims):
+        for lane in self.arena.rows("SELECT * FROM lanes"):
+            taken = [claim for claim in claims if claim.lane == lane["name"]]
+            if lane["halted_at"] is not None:
+                assert [claim.probe for claim in taken] in ([], [True])
+            elif (lane["paused_until"] or 0) > self.clock.now:
+                assert taken == []
+
+    def check_settlements(self, request, reply, before, after, log):
+        accepted, late = set(), 0
+        for item in request.settlements:
+            claim = item.ended.claim
+            row, entry = before[claim.job_id], log.get((claim.job_id, claim.token))
+            if row["state"] == "inflight" and row["token"] == claim.token:
+                accepted.add(claim.job_id)
+                assert after[claim.job_id]["state"] == item.state
+                assert after[claim.job_id]["attempts"] == row["attempts"] - (not item.charged)
+            elif entry is None or (entry["outcome"] == "lost" and not entry["late"]):
+                late += 1
+        assert reply.late == late
+        return accepted
+
+    def check_renewals(self, request, reply, before, after):
+        renewed = set()
+        for item in request.held:
+            row = before[item.job_id]
+            holds = row["state"] == "inflight" and row["token"] == item.token
+            if item.renew:
+                assert (item.job_id in reply.lost) == (not holds)
+            if item.renew and holds:
+                renewed.add(item.job_id)
+                assert after[item.job_id]["claimable_at"] == self.clock.now + LEASE_MS
+        return renewed
+
+    def is_due(self, row):
+        return row["claimable_at"] <= self.clock.now
+
+    # Helpers
+
+    def send(self, name, request):
+        reply = self.exchanged(name, request)
+        self.take_in(name, request, reply)
+
+    def take_in(self, name, request, reply):
+        held = self.hands[name].held
+        for settlement in request.settlements:
+            claim = settlement.ended.claim
+            if held.get(claim.job_id) == claim:
+                del held[claim.job_id]
+        for job_id in reply.lost:
+            if job_id in held:
+                self.zombies[name].append(held.pop(job_id))
+        held.update({claim.job_id: claim for claim in reply.claims})
+
+    def repeat_unanswered(self, name):
+        """Repeat the exchange whose commit was not confirmed, as a runner does before any other."""
+        if request := self.unanswered.pop(name, None):
+            self.send(name, replace(request, adopt=True))
+
+    def one(self, sql):
+        return dict(self.arena.rows(sql)[0])
+
+    def note_cancelled(self):
+        self.ever_cancelled |= {job_id for job_id, row in self.arena.jobs().items() if row["state"] == "cancelled"}
+
+    def teardown(self):
+        """Let the faults end: the queue drains, and what it holds comes out in order."""
+        for name in BATCHES:
+            self.arena.run(self.store.resume(self.batches[name]))
+        hand = Hand(self.store, "drainer")
+        self.hands["drainer"] = hand
+        self.zombies["drainer"] = []
+        for _ in range(DRAIN_ROUNDS):
+            if not self.arena.rows("SELECT id FROM jobs WHERE state IN ('pending', 'inflight') LIMIT 1"):
+                break
+            self.clock.advance(LEASE_MS)
+            self.send("drainer", hand.request([answer(claim) for claim in hand.held.values()], 50))
+        for name in RUNNERS:
+            self.repeat_unanswered(name)
+            self.send(name, self.hands[name].request([answer(claim) for claim in self.hands[name].held.values()]))
+        for name, size in self.sizes.items():
+            self.check_drained(name, size)
+
+    def check_drained(self, name, size):
+        batch = self.batches[name]
+        self.arena.run(self.store.seal(batch))
+        assert self.arena.run(self.store.progress(name)).finished
+        for page_rows in (3, 500):
+            found = self.arena.run(collect(self.store, batch, page_rows))
+            assert [result.position for result in found] == list(range(size))
+            assert all(result.state in FINAL_STATES for result in found)
+
+
+async def collect(store, batch, page_rows):
+    return [result async for result in store.results(batch, page_rows=page_rows)]
+
+
+@pytest.fixture
+def arena(tmp_path):
+    with closing(Arena(tmp_path / "queue.db")) as opened:
+        yield opened
+
+
+def explore(arena: Arena, *, examples: int, steps: int, **options) -> None:
+    run_state_machine_as_test(
+        lambda: QueueMachine(arena),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            **options,
+        ),
+    )
+
+
+def test_every_history_keeps_the_invariants(arena):
+    explore(arena, examples=200, steps=40)
+
+
+# The test of the test: each of these guards lets a stale attempt through.
+
+
+def rows_with_owner_and_number():
+    columns = {column.name: column.type for column in settle.ended_rows.c}
+    return json_rows("ended", columns | {"number": Integer(), "owner": Text()})
+
+
+WEAK_GUARDS = {
+    "id": lambda jobs, rows, now: jobs.c.id == rows.c.job_id,
+    "state": lambda jobs, rows, now: and_(jobs.c.id == rows.c.job_id, jobs.c.state == "inflight"),
+    "owner and lease": lambda jobs, rows, now: and_(
+        jobs.c.id == rows.c.job_id,
+        jobs.c.state == "inflight",
+        jobs.c.claimed_by == rows.c.owner,
+        jobs.c.claimable_at > now,
+    ),
+    "attempt number": lambda jobs, rows, now: and_(
+        jobs.c.id == rows.c.job_id, jobs.c.state == "inflight", jobs.c.attempts == rows.c.number
+    ),
+}
+
+
+def weaken(monkeypatch, arena, guard) -> None:
+    """Let the settling statements pass by `guard` instead of the token."""
+    rows = rows_with_owner_and_number()
+    row_of = settle._row
+
+    def row_with_owner_and_number(item):
+        claim = item.ended.claim
+        return [*row_of(item), claim.attempts, arena.owners[claim.job_id, claim.token]]
+
+    monkeypatch.setattr(settle, "ended_rows", rows)
+    monkeypatch.setattr(settle, "_row", row_with_owner_and_number)
+    condition = guard(settle.jobs, rows, settle._now)
+    # The log's own key would refuse a second end of one attempt, and so hide what the guard lets through.
+    monkeypatch.setattr(settle, "LOG_ENDED", settle.log_statement(condition).prefix_with("OR IGNORE"))
+    monkeypatch.setattr(settle, "SETTLE", settle.settle_statement(condition))
+
+
+@pytest.mark.parametrize("name", WEAK_GUARDS)
+def test_a_weak_guard_is_found(arena, monkeypatch, name):
+    weaken(monkeypatch, arena, WEAK_GUARDS[name])
+    with pytest.raises(AssertionError):
+        explore(arena, examples=400, steps=40, phases=[Phase.generate], report_multiple_bugs=False)
