@@ -54,13 +54,16 @@ async def look_ahead(
         elif due is not None:
             waiting.append(f"jobs of {batch.name} are delayed (back-off or throttled)")
     for batch in await store.unsealed_batches():
-        if (batch_ids is None or batch.id in batch_ids) and batch.worker in workers:
-            (waiting if await store.is_enqueueing(batch) else blocked).append(_why_unsealed(batch))
+        if batch.worker in workers and (batch_ids is None or batch.id in batch_ids):
+            alive = await store.is_enqueueing(batch)
+            (waiting if alive else blocked).append(_why_unsealed(batch))
+    return _weigh(waiting, blocked, unserved)
+
+
+def _weigh(waiting: list[str], blocked: list[str], unserved: list[str]) -> Outlook:
     if waiting:
         return Waiting("; ".join(waiting))
-    if blocked:
-        return Blocked(tuple(blocked))
-    return Finished(tuple(unserved))
+    return Blocked(tuple(blocked)) if blocked else Finished(tuple(unserved))
 
 
 def _why_blocked(batch: Batch, lanes: tuple[Lane, ...]) -> str | None:

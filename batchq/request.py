@@ -52,7 +52,7 @@ def merge_body(model: str, settings: Mapping[str, Json], payload: Json) -> dict[
             body["model"] = model
     elif isinstance(payload, dict):
         _merge_into(body, payload)
-    elif url == EMBEDDINGS or url == RESPONSES:
+    elif url in (EMBEDDINGS, RESPONSES):
         body["input"] = payload
     elif url == COMPLETIONS:
         body["prompt"] = payload

@@ -19,7 +19,6 @@ from batchq.jobs import (
 )
 from batchq.pacing import delay_ms, pause_ms
 
-
 # Why a request can't succeed however often it is made: `run` does not try these again.
 REFUSED_CLASSES = frozenset(
     {

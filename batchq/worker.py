@@ -88,7 +88,7 @@ class Request:
     attempt: int
 
 
-class Steer(Exception):  # noqa: N818 - these are decisions, not errors
+class Steer(Exception):
     """The base of what a worker raises to decide its job's outcome; `answer` is what was paid for."""
 
     def __init__(

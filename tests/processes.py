@@ -42,7 +42,7 @@ class Bench:
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
-        return subprocess.run(
+        return subprocess.run(  # noqa: PLW1510 - the caller asserts on the exit code
             [sys.executable, "-m", "batchq", *arguments],
             cwd=self.directory,
             env=self.environment | options.pop("env", {}),

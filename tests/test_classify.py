@@ -6,11 +6,11 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from batchq_workers.classify import classify
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchq.worker import Answer, Halt, Reject, RetryLater, Steer, Throttled
+from batchq_workers.classify import classify
 
 FIXTURES = Path(__file__).parent / "fixtures" / "llm"
 VERDICTS = {"done": Answer, "retry": RetryLater, "throttle": Throttled, "fail": Reject, "pause": Halt}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 
 import anyio
 import pytest
@@ -16,12 +17,15 @@ def claim(payload: object = "hello", *, timeout_ms: int = 5_000, settings: dict 
     batch = Batch(
         1, "b", "w", "default", "m", settings or {}, 0, 8, timeout_ms, None, BatchState.OPEN, 1, 0, 0, None
     )
-    text = payload if isinstance(payload, Raw) else json.dumps(payload)
+    text = payload.text if isinstance(payload, Raw) else json.dumps(payload)
     return Claim(1, 1, batch, 0, "id-0", text, 1, 0, 0)
 
 
-class Raw(str):
+@dataclass
+class Raw:
     """A payload that is stored as it stands."""
+
+    text: str
 
 
 def run(function, **options):

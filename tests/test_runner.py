@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -130,7 +131,7 @@ def test_being_throttled_costs_no_attempt(queue):
 
         (row,) = await rows(store)
         assert (row.state, row.attempts, len(calls)) == (JobState.DONE, 1, 6)
-        assert all(later - earlier >= 0.045 for earlier, later in zip(calls, calls[1:], strict=False))
+        assert all(later - earlier >= 0.045 for earlier, later in pairwise(calls))
 
     queue(test)
 

@@ -23,7 +23,7 @@ from sqlalchemy import Integer, Text, and_
 
 from batchq.database.dialect import json_rows
 from batchq.errors import DataRefused
-from batchq.jobs import FINAL_STATES, Batch, Claim, Exchanged, NewBatch
+from batchq.jobs import FINAL_STATES, Batch, Claim, Exchanged, Held, NewBatch
 from batchq.settlement import Settlement
 from batchq.store import ExchangeRequest, settle
 from store_driver import LEASE_MS, Clock, Hand, done, failed, halted, new_jobs, open_queue, released, retry, throttled
@@ -183,7 +183,8 @@ class QueueMachine(RuleBasedStateMachine):
             claim = self.zombies[name].pop(index % len(self.zombies[name]))
             hand = self.hands[name]
             if hand.held.get(claim.job_id) != claim:
-                self.send(name, hand.request([OUTCOMES[kind](claim)], slots))
+                request = hand.request([OUTCOMES[kind](claim)], slots)
+                self.send(name, replace(request, held=[*request.held, Held(claim.job_id, claim.token, renew=False)]))
 
     @rule(milliseconds=st.sampled_from(STEPS_MS))
     def advance(self, milliseconds):

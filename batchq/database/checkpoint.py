@@ -7,7 +7,6 @@ that stays open only delays this: the log grows until it is gone.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -24,13 +23,13 @@ class Checkpointer:
     def __init__(self, path: Path) -> None:
         """Watch the log beside `path`."""
         self._path = path
-        self._log = f"{path}-wal"
+        self._log = path.with_name(f"{path.name}-wal")
         self._threshold = CHECKPOINT_BYTES
 
     def due(self) -> bool:
         """Whether the log has outgrown its threshold; costs one stat."""
         try:
-            return os.stat(self._log).st_size > self._threshold
+            return self._log.stat().st_size > self._threshold
         except FileNotFoundError:
             return False
 
@@ -52,7 +51,7 @@ class Checkpointer:
         except sqlite3.Error:
             complete = False  # the commit before it is safe in the log; a full disk shows in the next one
         # While a reader holds it back, ask again only when the log has grown by as much again.
-        size = os.stat(self._log).st_size
+        size = self._log.stat().st_size
         self._threshold = CHECKPOINT_BYTES if complete else size + CHECKPOINT_BYTES
 
     def _fold_in(self) -> bool:

@@ -83,10 +83,7 @@ async def open_sqlite(path: Path, *, create: bool, clock: Callable[[], int] | No
     Raises NoDatabase, NotABatchqDatabase, SchemaMismatch or DatabaseUnavailable. `clock` replaces the
     database's clock, for tests.
     """
-    if not path.exists():
-        if not create:
-            raise NoDatabase(f"there is no queue at {path}; enqueue something first, or name another with --db")
-        _create_file(path)
+    _require_file(path, create=create)
     writer = await _connect(path)
     try:
         reader = await _connect(path)
@@ -208,8 +205,7 @@ class SqliteDatabase:
                 return _BUSY
             raise _translate(error, self.path) from error
         try:
-            if version is None or int(version) != SCHEMA_VERSION:
-                raise SchemaMismatch(_version_message(self.path, version))
+            _check_version(self.path, version)
             result = body(Transaction(connection, self._clock() if self._clock else now))
             connection.commit()
         except DBAPIError as error:
@@ -320,8 +316,12 @@ def _prepare_or_fail(connection: Connection, path: Path, *, create: bool) -> boo
     return True
 
 
-def _create_file(path: Path) -> None:
+def _require_file(path: Path, *, create: bool) -> None:
     """Create the file before SQLite does: its -wal and -shm inherit the permissions."""
+    if path.exists():
+        return
+    if not create:
+        raise NoDatabase(f"there is no queue at {path}; enqueue something first, or name another with --db")
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
@@ -347,7 +347,11 @@ def _translate(error: DBAPIError, path: Path) -> Exception:
     return error
 
 
-def _version_message(path: Path, version: str | None) -> str:
+def _check_version(path: Path, version: str | None) -> None:
+    if version == str(SCHEMA_VERSION):
+        return
     if version is not None and int(version) > SCHEMA_VERSION:
-        return f"{path} was made by a newer batchq (schema {version}, this one knows {SCHEMA_VERSION}); upgrade batchq"
-    return f"{path} has schema {version}, this batchq needs {SCHEMA_VERSION}"
+        raise SchemaMismatch(
+            f"{path} was made by a newer batchq (schema {version}, this one knows {SCHEMA_VERSION}); upgrade batchq"
+        )
+    raise SchemaMismatch(f"{path} has schema {version}, this batchq needs {SCHEMA_VERSION}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any, cast

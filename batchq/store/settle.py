@@ -82,7 +82,7 @@ def log_statement(guard: ColumnElement[bool]) -> Insert:
         "runner": jobs.c.claimed_by,
         "started_at": jobs.c.claimed_at,
         "ended_at": _now,
-        "late": literal(False),  # noqa: FBT003
+        "late": literal(False),
         **{
             name: ended_rows.c[name]
             for name in ("duration_ms", "outcome", "charged", "error", "error_class", "status", *_ANSWER_COLUMNS)

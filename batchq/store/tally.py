@@ -6,8 +6,8 @@ from collections import defaultdict
 
 from sqlalchemy import delete, func, select
 
-from batchq.database.dialect import upsert_adding
 from batchq.database import Transaction
+from batchq.database.dialect import upsert_adding
 from batchq.jobs import Answered, Counts
 from batchq.schema import tallies
 
@@ -67,7 +67,8 @@ _SUMS = select(tallies.c.batch_id, *(func.sum(tallies.c[name]).label(name) for n
 def read_totals(tx: Transaction, batch_id: int | None = None) -> dict[int, _Deltas]:
     """Return the summed counters by batch."""
     statement = _SUMS if batch_id is None else _SUMS.where(tallies.c.batch_id == batch_id)
-    return {row.batch_id: {name: row._mapping[name] for name in COUNTERS} for row in tx.connection.execute(statement)}
+    rows = tx.connection.execute(statement).mappings().all()
+    return {row["batch_id"]: {name: row[name] for name in COUNTERS} for row in rows}
 
 
 def counts_of(totals: _Deltas) -> Counts:
@@ -78,9 +79,8 @@ def counts_of(totals: _Deltas) -> Counts:
 def fold(tx: Transaction, runner: str) -> None:
     """Add a departed runner's rows to the producers' and remove them, so that sums stay a few rows."""
     mine = tallies.c.runner == runner
-    rows = [
-        {**row._mapping, "runner": PRODUCER} for row in tx.connection.execute(select(tallies).where(mine)).all()
-    ]
+    found = tx.connection.execute(select(tallies).where(mine)).mappings().all()
+    rows = [{**row, "runner": PRODUCER} for row in found]
     if rows:
         tx.connection.execute(upsert_adding(tallies, KEY), rows)
         tx.connection.execute(delete(tallies).where(mine))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Jobs, calls and rounds; a larger size only makes the figures steadier, except where a row is about size."""
+    """Jobs, calls and rounds. More make the figures steadier; only in `claims` and `memory` they are the point."""
 
     rounds: int = 3
     noop_jobs: int = 60_000
@@ -45,3 +47,20 @@ QUICK = Sizes(
     starts=3,
 )
 SCALE = Sizes(finished_rows=5_000_000, waiting_rows=1_000_000, small_batch=100_000, large_batch=1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a group of rows is given: its sizes, and an empty directory of its own."""
+
+    sizes: Sizes
+    directory: Path
+
+
+def interleaved(rounds: int, *measures: Callable[[], float]) -> list[list[float]]:
+    """Take every measurement once per round, in turn, so that all of them see the same machine."""
+    found: list[list[float]] = [[] for _ in measures]
+    for _ in range(rounds):
+        for results, measure in zip(found, measures, strict=True):
+            results.append(measure())
+    return found

@@ -184,7 +184,7 @@ def _choice(content: Object, status: int, headers: Mapping[str, str]) -> Verdict
         result = {"content": result, "tool_calls": message["tool_calls"]}
     answer = Answer(result, _usage(content), _cost(content), _meta(content), finish or None)
     if finish == "length":
-        return Reject("the answer was cut off at the token limit", error_class="truncated", status=status, answer=answer)
+        return Reject("cut off at the token limit", error_class="truncated", status=status, answer=answer)
     if finish == "content_filter" or _text(message.get("refusal")):
         reason = _text(message.get("refusal")) or "the answer was withheld by the content filter"
         return Reject(reason, error_class="content_filter", status=status, answer=answer)
@@ -204,13 +204,10 @@ def _embeddings(content: Object, status: int) -> Verdict:
 
 def _responses(content: Object, status: int) -> Verdict:
     output = content.get("output")
-    parts: list[str] = []
-    for item in output if isinstance(output, list) else []:
-        inner = _object(item).get("content")
-        for part in inner if isinstance(inner, list) else []:
-            parts.append(_text(_object(part).get("text")))
-    text = "".join(parts)
-    answer = Answer(text, _usage(content), _cost(content), _meta(content), _text(content.get("status")) or None)
+    parts = [part for item in _list(output) for part in _list(_object(item).get("content"))]
+    text = "".join(_text(_object(part).get("text")) for part in parts)
+    finish = _text(content.get("status")) or None
+    answer = Answer(text, _usage(content), _cost(content), _meta(content), finish)
     if content.get("status") == "incomplete":
         return Reject("the answer was cut off", error_class="truncated", status=status, answer=answer)
     if not text.strip():
@@ -298,6 +295,10 @@ def _raw_reason(raw: Json) -> str:
 
 def _object(value: Json) -> Object:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: Json) -> str:
