@@ -60,8 +60,7 @@ async def wait_until_finished(
     counts = progress.counts
     why = why_waiting(progress, store.location)
     raise TimedOutWaiting(
-        f"{name} is not finished: {counts.final:,} of {counts.total:,} jobs have ended"
-        + (f"; {why}" if why else "")
+        f"{name} is not finished: {counts.final:,} of {counts.total:,} jobs have ended" + (f"; {why}" if why else "")
     )
 
 
@@ -124,9 +123,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     except OSError as error:
         raise UsageError(f"can't write {path}: {error.strerror or error}") from error
     if start and not _RESULT_LINE.match(start):
-        raise UsageError(
-            f"{path} exists and does not hold results: choose another file, or overwrite with --force"
-        )
+        raise UsageError(f"{path} exists and does not hold results: choose another file, or overwrite with --force")
 
 
 class Pace:

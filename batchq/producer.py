@@ -33,18 +33,14 @@ class Enqueued:
     sealed: bool
 
 
-def complete(
-    new: NewBatch, survey: Survey, *, default_model: str | None = None, needs_model: bool = False
-) -> NewBatch:
+def complete(new: NewBatch, survey: Survey, *, default_model: str | None = None, needs_model: bool = False) -> NewBatch:
     """Fill in what the file names: its url, and its model where the user chose none.
 
     `default_model` stands in where neither does. Raises UsageError where a model is needed and missing.
     """
     model = survey.model or default_model or ""
     if needs_model and not model:
-        raise UsageError(
-            f"{new.worker} needs a model: pass --model, or set MODEL in the environment or in .env"
-        )
+        raise UsageError(f"{new.worker} needs a model: pass --model, or set MODEL in the environment or in .env")
     settings: dict[str, Json] = dict(new.settings)
     if survey.url is not None and survey.url != DEFAULT_URL:
         settings["url"] = survey.url

@@ -43,9 +43,7 @@ class Source:
 
     def changed(self) -> BadInput:
         """Return the error for a file that is not what it was."""
-        return BadInput(
-            f"{self.name} changed while it was being read: let its writer finish, then run this again"
-        )
+        return BadInput(f"{self.name} changed while it was being read: let its writer finish, then run this again")
 
 
 @contextmanager

@@ -136,9 +136,7 @@ class _Shared:
         if row.url is not None and self.url is None:
             self.url, self._url_line = row.url, row.line
         elif row.url is not None and row.url != self.url:
-            return (
-                f"url {row.url} where line {self._url_line} has {self.url}; a batch calls one: split the file"
-            )
+            return f"url {row.url} where line {self._url_line} has {self.url}; a batch calls one: split the file"
         if row.model is None:
             return None
         if self._forced is not None:

@@ -32,6 +32,7 @@ MAX_ATTEMPTS = 3
 BATCHES = ("first", "second")
 RUNNERS = ("a", "b", "c")
 STATES = ("pending", "inflight", "done", "failed", "cancelled")
+ACTIONS = ("enqueue", "enqueue", "seal", "pause", "resume", "cancel", "retry", "start_over")
 STEPS_MS = (1, 700, LEASE_MS // 4, LEASE_MS - 1, LEASE_MS, 3 * LEASE_MS)
 DRAIN_ROUNDS = 60
 
@@ -132,15 +133,9 @@ class QueueMachine(RuleBasedStateMachine):
         for index, name in enumerate(BATCHES):
             new = NewBatch(name, "echo", model=f"model-{index}", max_attempts=MAX_ATTEMPTS)
             self.batches[name] = self.arena.run(self.store.open_batch(new))
-        self.enqueue_more("first", 2)
+        self.enqueue("first")
 
-    # A producer
-
-    @rule(name=batches, count=st.integers(1, 4))
-    def enqueue(self, name, count):
-        self.enqueue_more(name, count)
-
-    def enqueue_more(self, name, count):
+    def enqueue(self, name, count=2):
         if self.arena.batch(name)["state"] != "cancelled":
             self.arena.run(self.store.add_jobs(self.batches[name], new_jobs(self.sizes[name] + count)))
             self.sizes[name] += count
@@ -150,50 +145,55 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Runners
 
-    @rule(
-        name=runners,
-        slots=st.integers(0, 4),
-        ends=st.lists(outcomes, max_size=4),
-        renewed=st.integers(0, 15),
-        expired_too=st.sampled_from([True, True, True, False]),
-        answered=st.sampled_from([True, True, False]),
-    )
-    def exchange(self, name, slots, ends, renewed, expired_too, answered):
+    @rule(name=runners, slots=st.integers(1, 4), expired_too=st.sampled_from([True, True, False]))
+    def claim(self, name, slots, expired_too):
+        self.repeat_unanswered(name)
+        self.send(name, self.hands[name].request(slots=slots, expired_too=expired_too))
+
+    @rule(name=runners, ends=st.lists(outcomes, min_size=1, max_size=4))
+    def settle(self, name, ends):
+        self.repeat_unanswered(name)
+        self.send(name, self.hands[name].request(self.ends_of(name, ends)))
+
+    @rule(name=runners, kept=st.integers(0, 3), slots=st.integers(0, 2))
+    def renew(self, name, kept, slots):
         self.repeat_unanswered(name)
         hand = self.hands[name]
-        held = list(hand.held.values())
-        settlements = [OUTCOMES[kind](claim) for kind, claim in zip(ends, held, strict=False)]
-        renew = [claim.job_id for index, claim in enumerate(held[len(ends) :]) if renewed >> index & 1]
-        request = hand.request(settlements, slots, renew=renew, expired_too=expired_too)
+        self.send(name, hand.request(slots=slots, renew=list(hand.held)[kept:]))
+
+    @rule(name=runners, ends=st.lists(outcomes, max_size=3), slots=st.integers(0, 4), answered=st.booleans())
+    def exchange(self, name, ends, slots, answered):
+        self.repeat_unanswered(name)
+        hand = self.hands[name]
+        request = hand.request(self.ends_of(name, ends), slots, renew=list(hand.held)[len(ends) :])
         if answered:
             self.send(name, request)
         else:
             self.exchanged(name, request)
             self.unanswered[name] = request
 
-    @rule(name=runners)
-    def crash(self, name):
-        self.unanswered.pop(name, None)
-        self.zombies[name] += self.hands[name].forget()
-
-    @rule(name=runners, index=st.integers(0, 3), kind=outcomes, slots=st.integers(0, 2))
-    def zombie_settles(self, name, index, kind, slots):
+    @rule(name=runners, kind=st.none() | outcomes, index=st.integers(0, 3), slots=st.integers(0, 2))
+    def crash_or_come_back(self, name, kind, index, slots):
+        """Forget what is in hand, or settle what was forgotten."""
+        zombies, hand = self.zombies[name], self.hands[name]
+        if kind is None or not zombies:
+            self.unanswered.pop(name, None)
+            zombies += hand.forget()
+            return
         self.repeat_unanswered(name)
-        if self.zombies[name]:
-            claim = self.zombies[name].pop(index % len(self.zombies[name]))
-            hand = self.hands[name]
-            if hand.held.get(claim.job_id) != claim:
-                request = hand.request([OUTCOMES[kind](claim)], slots)
-                self.send(name, replace(request, held=[*request.held, Held(claim.job_id, claim.token, renew=False)]))
+        claim = zombies.pop(index % len(zombies))
+        if hand.held.get(claim.job_id) != claim:
+            request = hand.request([OUTCOMES[kind](claim)], slots)
+            self.send(name, replace(request, held=[*request.held, Held(claim.job_id, claim.token, renew=False)]))
 
     @rule(milliseconds=st.sampled_from(STEPS_MS))
     def advance(self, milliseconds):
         self.clock.advance(milliseconds)
 
-    # An operator
+    # An operator, and a producer
 
     # One rule for all, since each rule is as likely as any other and runners should act most.
-    @rule(name=batches, action=st.sampled_from(["pause", "resume", "cancel", "retry", "start_over", "seal"]))
+    @rule(name=batches, action=st.sampled_from(ACTIONS))
     def operate(self, name, action):
         getattr(self, action)(name)
 
@@ -351,6 +351,9 @@ class QueueMachine(RuleBasedStateMachine):
         return row["claimable_at"] <= self.clock.now
 
     # Helpers
+
+    def ends_of(self, name, kinds):
+        return [OUTCOMES[kind](claim) for kind, claim in zip(kinds, self.hands[name].held.values(), strict=False)]
 
     def send(self, name, request):
         reply = self.exchanged(name, request)

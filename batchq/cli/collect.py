@@ -23,13 +23,9 @@ if TYPE_CHECKING:
     from batchq.coordinator import Collected
 
 
-@click.command(
-    cls=command_class(), context_settings=HELP_NAMES, short_help="Wait for a batch; write its results."
-)
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Wait for a batch; write its results.")
 @click.argument("name")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; else standard output."
-)
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; else standard output.")
 @click.option("--with-prompt", is_flag=True, help="Put each prompt beside its result.")
 @click.option("--no-wait", is_flag=True, help="Write what there is now.")
 @click.option("--wait-timeout", type=DURATION, help="Give up after this long, e.g. 2h: exit code 4.")
@@ -52,7 +48,7 @@ def collect(
     \b
     batchq collect demo -o answers.jsonl
     batchq collect demo --no-wait | head
-    """  # noqa: D301 - click's mark for lines to keep apart
+    """
     from batchq.coordinator import check_output
 
     if out == Path("-"):
@@ -61,9 +57,7 @@ def collect(
         check_output(out, overwrite=force)
     location = database_of(db)
     collected = run_async(
-        lambda: _collect(
-            location, name, out, with_prompt=with_prompt, wait=not no_wait, wait_timeout=wait_timeout
-        )
+        lambda: _collect(location, name, out, with_prompt=with_prompt, wait=not no_wait, wait_timeout=wait_timeout)
     )
     report(collected, out, db)
     return exit_code(collected, strict=strict)

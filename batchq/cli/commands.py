@@ -61,4 +61,4 @@ def batchq() -> None:
     batchq collect demo -o answers.jsonl
 
     `batchq run prompts.jsonl -o answers.jsonl` does the three in one.
-    """  # noqa: D301 - click's mark for lines to keep apart
+    """

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from batchq.survey import Survey
 
 
-@click.command(
-    cls=command_class(), context_settings=HELP_NAMES, short_help="Add the prompts of a file to a batch."
-)
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Add the prompts of a file to a batch.")
 @click.argument("source", metavar="INPUT")
 @click.option("--batch", metavar="NAME", help="The batch's name; else that of the file without its ending.")
 @click.option("--seal/--no-seal", default=None, help="Whether the batch is complete; from `-` it is not.")
@@ -47,7 +45,7 @@ def enqueue(
     \b
     batchq enqueue prompts.jsonl --model openai/gpt-4o-mini
     batchq enqueue reviews.csv --prompt-field text --system "Positive or negative?" --set temperature=0
-    """  # noqa: D301 - click's mark for lines to keep apart
+    """
     from batchq.config import load_settings
 
     asked = Asked(**options)

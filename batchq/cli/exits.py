@@ -15,7 +15,6 @@ from batchq.errors import BadInput, BatchqError
 EXIT_FAILURE = 1
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 DEBUG_VARIABLE = "BATCHQ_DEBUG"
 
 
@@ -50,7 +49,7 @@ def _code_of(error: BaseException) -> int:
             return EXIT_INTERRUPTED
         case BrokenPipeError():
             _forget_stdout()
-            return EXIT_BROKEN_PIPE
+            return EXIT_FAILURE
         case SystemExit():
             return error.code if isinstance(error.code, int) else EXIT_FAILURE
         case _:

@@ -18,13 +18,9 @@ if TYPE_CHECKING:
 Action = Callable[["Store", "Batch"], Awaitable[str]]
 
 
-@click.command(
-    cls=command_class(), context_settings=HELP_NAMES, short_help="Run a batch's failed jobs again."
-)
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Run a batch's failed jobs again.")
 @click.argument("name")
-@click.option(
-    "--error", "error_class", metavar="CLASS", help="Only those that failed with this class of error."
-)
+@click.option("--error", "error_class", metavar="CLASS", help="Only those that failed with this class of error.")
 @db_option
 def retry(name: str, *, error_class: str | None, db: str | None) -> None:
     """Send the failed and cancelled jobs of the batch NAME back to the queue; what is done stays done."""
@@ -42,9 +38,7 @@ def retry(name: str, *, error_class: str | None, db: str | None) -> None:
     _operate(name, db, act)
 
 
-@click.command(
-    cls=command_class(), context_settings=HELP_NAMES, short_help="Cancel what a batch has not finished."
-)
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Cancel what a batch has not finished.")
 @click.argument("name")
 @db_option
 def cancel(name: str, *, db: str | None) -> None:
@@ -54,9 +48,7 @@ def cancel(name: str, *, db: str | None) -> None:
         if (await store.progress(name)).finished:
             return f"{name} has ended already: there is nothing to cancel"
         moved = await store.cancel(batch)
-        return (
-            f"cancelled {plural(moved, 'job')} of {name}; {command_line('retry', name, db=db)} revives them"
-        )
+        return f"cancelled {plural(moved, 'job')} of {name}; {command_line('retry', name, db=db)} revives them"
 
     _operate(name, db, act)
 

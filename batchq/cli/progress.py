@@ -121,9 +121,7 @@ def numbers(progress: Progress, pace: Pace) -> str:
     counts, usage = progress.counts, progress.usage
     parts = [f"{counts.done:,} of {counts.total:,} done"]
     parts += [
-        f"{count:,} {what}"
-        for count, what in ((counts.failed, "failed"), (counts.cancelled, "cancelled"))
-        if count
+        f"{count:,} {what}" for count, what in ((counts.failed, "failed"), (counts.cancelled, "cancelled")) if count
     ]
     if counts.inflight:
         parts.append(f"{counts.inflight:,} in flight")

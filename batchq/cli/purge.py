@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 _SHOWN_BATCHES = 10
 
 
-@click.command(
-    cls=command_class(), context_settings=HELP_NAMES, short_help="Delete batches and their results."
-)
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Delete batches and their results.")
 @click.argument("name", required=False)
 @click.option("--older-than", type=DURATION, metavar="AGE", help="All batches finished for longer, e.g. 30d.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

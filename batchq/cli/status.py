@@ -34,9 +34,7 @@ class Status:
     now: int
 
 
-@click.command(
-    cls=command_class(), context_settings=HELP_NAMES, short_help="Show batches, workers and what waits."
-)
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Show batches, workers and what waits.")
 @click.argument("name", required=False)
 @click.option("--watch", is_flag=True, help="Show it again each second; a named batch until it is finished.")
 @db_option
@@ -70,16 +68,12 @@ async def read_status(store: Store, name: str | None) -> Status:
         batches = await store.batches()
         live = {batch.id for batch, _, _ in await store.live_batches()}
         live |= {batch.id for batch in await store.unsealed_batches()}
-        names = [
-            batch.name for index, batch in enumerate(batches) if index < SHOWN_BATCHES or batch.id in live
-        ]
+        names = [batch.name for index, batch in enumerate(batches) if index < SHOWN_BATCHES or batch.id in live]
         older = len(batches) - len(names)
     found = tuple([await store.progress(each) for each in names])
     runners = tuple(runner for runner in await store.runners() if runner.live)
     now = max((progress.now for progress in found), default=0)
-    lanes = tuple(
-        lane for lane in await store.lanes() if lane.halted_at is not None or (lane.paused_until or 0) > now
-    )
+    lanes = tuple(lane for lane in await store.lanes() if lane.halted_at is not None or (lane.paused_until or 0) > now)
     return Status(store.location, found, older, runners, lanes, now)
 
 

@@ -21,12 +21,8 @@ MIN_LEASE_SECONDS = 1.0
 _SHOWN_BATCHES = 10
 
 
-@click.command(
-    cls=command_class(), context_settings=HELP_NAMES, short_help="Run jobs; start as many as you like."
-)
-@click.option(
-    "-c", "--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Calls at once."
-)
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Run jobs; start as many as you like.")
+@click.option("-c", "--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Calls at once.")
 @click.option("--batch", "batches", multiple=True, metavar="NAME", help="Serve only this batch. Repeatable.")
 @click.option(
     "--worker",
@@ -35,18 +31,10 @@ _SHOWN_BATCHES = 10
     metavar="NAME",
     help="Serve this worker: installed, module:function or script.py:function. Repeatable.  [default: all installed]",
 )
-@click.option(
-    "--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter."
-)
-@click.option(
-    "--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key."
-)
-@click.option(
-    "--until-empty", is_flag=True, help="End when nothing is left to do: 0, or 5 if what is left is stuck."
-)
-@click.option(
-    "--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed."
-)
+@click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
+@click.option("--until-empty", is_flag=True, help="End when nothing is left to do: 0, or 5 if what is left is stuck.")
+@click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
 @click.option(
     "--drain-timeout",
     type=DURATION,
@@ -112,9 +100,7 @@ async def _serve(
         if names:
             options = replace(options, batch_ids=frozenset([(await store.batch(name)).id for name in names]))
         await _announce(store, workers, options)
-        runner = Runner(
-            store, workers, gather_endpoints(settings), options, lambda why: say(f"batchq: waiting: {why}")
-        )
+        runner = Runner(store, workers, gather_endpoints(settings), options, lambda why: say(f"batchq: waiting: {why}"))
         return await run_until_signalled(runner, say)
 
 

@@ -69,8 +69,6 @@ def upsert_adding(table: Table, key: tuple[str, ...]) -> sqlite.Insert:
     return statement.on_conflict_do_update(
         index_elements=list(key),
         set_={
-            column.name: column + statement.excluded[column.name]
-            for column in table.columns
-            if column.name not in key
+            column.name: column + statement.excluded[column.name] for column in table.columns if column.name not in key
         },
     )

@@ -233,7 +233,10 @@ class _Lane:
         self._driver = driver
         # StaticPool hands out the connection that aiosqlite's thread already owns.
         self._engine = create_engine(
-            "sqlite://", creator=lambda: driver._conn, poolclass=StaticPool, pool_reset_on_return=None  # noqa: SLF001
+            "sqlite://",
+            creator=lambda: driver._conn,
+            poolclass=StaticPool,
+            pool_reset_on_return=None,
         )
         self._connection: Connection | None = None
         self._version = 0

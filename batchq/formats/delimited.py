@@ -83,16 +83,12 @@ def _prompt_column(name: str, header: Sequence[str], asked: str | None) -> tuple
         return PROMPT_COLUMN, header.index(PROMPT_COLUMN)
     if len(header) == 1:
         return header[0], 0
-    raise UsageError(
-        f"{name} has no column `prompt`, only {names(header)}: name the prompt's with --prompt-field"
-    )
+    raise UsageError(f"{name} has no column `prompt`, only {names(header)}: name the prompt's with --prompt-field")
 
 
 def _id_column(name: str, header: Sequence[str], asked: str | None) -> int | None:
     if asked is not None and asked not in header:
-        raise UsageError(
-            f"{name} has no column `{asked}`, only {names(header)}: name one of them with --id-field"
-        )
+        raise UsageError(f"{name} has no column `{asked}`, only {names(header)}: name one of them with --id-field")
     wanted = ID_COLUMN if asked is None else asked
     return header.index(wanted) if wanted in header else None
 

@@ -158,9 +158,7 @@ def _kind_by_name(row: Mapping[str, Json]) -> int:
         return _MESSAGES
     if "method" in row and "url" in row:
         return _BATCH
-    raise RowError(
-        f"no `prompt`, `messages` or `body`; {fields_of(row)}; name the prompt's field with --prompt-field"
-    )
+    raise RowError(f"no `prompt`, `messages` or `body`; {fields_of(row)}; name the prompt's field with --prompt-field")
 
 
 def _refuse(value: Json) -> NoReturn:

@@ -162,9 +162,7 @@ class Store:
         after = -1
         while True:
             page = await self._database.read(
-                partial(
-                    results.read_results, batch_id=batch.id, after=after, limit=page_rows, with_prompt=with_prompt
-                )
+                partial(results.read_results, batch_id=batch.id, after=after, limit=page_rows, with_prompt=with_prompt)
             )
             for result in page:
                 yield result

@@ -99,11 +99,7 @@ _suspect = jobs.c.losses >= 1
 _apart_ms = literal(BACK_OFF_BASE_MS) * case(
     (jobs.c.losses >= 6, 128), else_=literal(1).bitwise_lshift(jobs.c.losses + 1)
 )
-_death = (
-    literal("its worker died (")
-    + (jobs.c.losses + 1).cast(Text)
-    + literal("×) and no attempt is left")
-)
+_death = literal("its worker died (") + (jobs.c.losses + 1).cast(Text) + literal("×) and no attempt is left")
 
 CLAIM_EXPIRED: Update = (
     update(jobs)
@@ -207,9 +203,7 @@ def _claim_from(
         taken += fresh
     probe = row.halted_at is not None
     if probe and taken:
-        tx.connection.execute(
-            update(lanes).where(lanes.c.name == row.lane).values(probe_at=tx.now + PROBE_EVERY_MS)
-        )
+        tx.connection.execute(update(lanes).where(lanes.c.name == row.lane).values(probe_at=tx.now + PROBE_EVERY_MS))
     tally.count(row.id, "attempts", len(taken))
     batch = batch_from(row)
     # RETURNING comes in any order; the oldest first is what people expect.
@@ -217,9 +211,7 @@ def _claim_from(
     return [_claim(job, batch, lane=row.lane, epoch=row.epoch, probe=probe) for job in taken]
 
 
-def _take_expired(
-    tx: Transaction, parameters: dict[str, object], max_attempts: int, tally: Tally
-) -> list[AnyRow]:
+def _take_expired(tx: Transaction, parameters: dict[str, object], max_attempts: int, tally: Tally) -> list[AnyRow]:
     batch_id = cast("int", parameters["of_batch"])
     parameters = parameters | {"attempt_limit": max_attempts}
     tx.connection.execute(_LOG_LOST, parameters)

@@ -125,9 +125,7 @@ def existing_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> di
         jobs.c.batch_id == batch_id, column.in_(json_list("wanted"))
     )
     rows = tx.connection.execute(statement, {"wanted": json.dumps(wanted)}).all()
-    return {
-        (row.custom_id if by_id else row.position): Existing(row.position, row.custom_id, row.key) for row in rows
-    }
+    return {(row.custom_id if by_id else row.position): Existing(row.position, row.custom_id, row.key) for row in rows}
 
 
 def has_custom_ids(tx: Transaction, batch_id: int) -> bool | None:

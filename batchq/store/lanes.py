@@ -55,9 +55,7 @@ def read_lanes(tx: Transaction) -> tuple[Lane, ...]:
     """Return all lanes that ever had news."""
     rows = tx.connection.execute(select(lanes).order_by(lanes.c.name)).all()
     return tuple(
-        Lane(
-            row.worker, row.base_url, row.model, row.paused_until, row.halted_at, row.probe_at, row.reason
-        )
+        Lane(row.worker, row.base_url, row.model, row.paused_until, row.halted_at, row.probe_at, row.reason)
         for row in rows
     )
 

@@ -31,9 +31,7 @@ def read_results(
     tx: Transaction, batch_id: int, after: int, limit: int, *, with_prompt: bool, final_only: bool = False
 ) -> list[Result]:
     """Return up to `limit` results behind position `after`, in order."""
-    statement = results_statement(with_prompt=with_prompt).where(
-        jobs.c.batch_id == batch_id, jobs.c.position > after
-    )
+    statement = results_statement(with_prompt=with_prompt).where(jobs.c.batch_id == batch_id, jobs.c.position > after)
     if final_only:
         statement = statement.where(jobs.c.finished_at.is_not(None))
     return [_result(row, with_prompt=with_prompt) for row in tx.connection.execute(statement.limit(limit))]
@@ -81,9 +79,7 @@ def read_progress(tx: Transaction, batch: Batch) -> Progress:
         losses=totals.get("losses", 0),
         next_due_at=due.scalar_one(),
         runners=tuple(runner for runner in read_runners(tx) if runner.live),
-        lanes=tuple(
-            lane for lane in read_lanes(tx) if lane.worker == batch.worker and lane.model == batch.model
-        ),
+        lanes=tuple(lane for lane in read_lanes(tx) if lane.worker == batch.worker and lane.model == batch.model),
     )
 
 

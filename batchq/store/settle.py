@@ -130,9 +130,7 @@ _LOGGED = select(attempts.c.job_id, attempts.c.token, attempts.c.outcome, attemp
 _KNOWN = select(jobs.c.id, jobs.c.attempts, jobs.c.batch_id).where(jobs.c.id.in_(json_list("missed")))
 
 
-def write_settlements(
-    tx: Transaction, settlements: Sequence[Settlement], tally: Tally
-) -> tuple[list[Settlement], int]:
+def write_settlements(tx: Transaction, settlements: Sequence[Settlement], tally: Tally) -> tuple[list[Settlement], int]:
     """Settle what still holds its job, log the rest as late; return what was settled and how many were late."""
     if not settlements:
         return [], 0

@@ -1,50 +1,96 @@
-"""Makes queues to measure on, runs worker processes on them, and watches them from outside."""
+"""Makes queues to measure on, runs `batchq worker` processes on them, and watches them from outside."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+import subprocess
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from scripts.benchmarks.processes import BATCHQ, in_child, running, wait_until
+from batchq.jobs import NewBatch, NewJob
+from batchq.store import Store, open_store
+from scripts.benchmarks.processes import BATCHQ, running, wait_until
 
 CHUNK = 2_000
 MODEL = "fake/model"
+_EMPTY = (
+    "SELECT NOT EXISTS (SELECT 1 FROM jobs JOIN batches ON batches.id = batch_id"
+    " WHERE name = ? AND jobs.state IN ('pending', 'inflight') AND leader_id IS NULL)"
+)
 
 
-def prompt(number: int) -> str:
-    """Return a short prompt, distinct from all others."""
-    return f"What is the capital of country number {number}?"
+def prompts(count: int) -> Iterator[str]:
+    """Yield short prompts, all distinct."""
+    return (f"What is the capital of country number {number}?" for number in range(count))
 
 
-def make_queue(path: Path, batches: dict[str, Sequence[str]], *, worker: str, paused: str = "") -> None:
-    """Create a queue with these batches of prompts through batchq's own store; `paused` names one to hold back.
-
-    In a child, so that this process stays small and batchq's imports cost no measurement anything.
-    """
-    in_child(_make_queue, str(path), {name: list(each) for name, each in batches.items()}, worker, paused)
+def make_queue(path: Path, worker: str, batches: dict[str, Iterable[str]], *, paused: str = "") -> None:
+    """Create a queue with these batches of prompts through batchq's own store; `paused` holds one back."""
+    asyncio.run(_make_queue(path, worker, batches, paused))
 
 
-def make_numbered_queue(path: Path, jobs: int, *, worker: str, paused: bool = False) -> None:
-    """Create a queue with one batch `main` of numbered prompts."""
-    in_child(_make_numbered_queue, str(path), jobs, worker, paused)
+def copy_queue(template: Path, path: Path) -> None:
+    """Copy a queue that nobody has open: then all of it is in one file."""
+    path.unlink(missing_ok=True)
+    shutil.copyfile(template, path)
 
 
 def resume(path: Path, name: str) -> None:
-    """Let a paused batch's jobs be claimed."""
-    in_child(_resume, str(path), name)
+    """Let a paused batch's jobs be claimed: one row's change."""
+    asyncio.run(_resume(path, name))
 
 
 @contextmanager
-def workers(
-    path: Path, processes: int, concurrency: int, *options: str
-) -> Iterator[list[object]]:
-    """Run `batchq worker` processes on a queue; they are all registered when the block begins."""
-    command = [BATCHQ, "worker", f"--db={path}", f"--concurrency={concurrency}", "--log-level=error", *options]
+def workers(path: Path, processes: int, concurrency: int, *options: str) -> Iterator[None]:
+    """Run `batchq worker` processes on a queue; all are registered when the block begins."""
+    flags = [f"--db={path}", f"--concurrency={concurrency}", "--log-level=error"]
     with ExitStack() as stack:
-        started = [stack.enter_context(running(command, stderr=-3)) for _ in range(processes)]
+        started = [
+            stack.enter_context(running([BATCHQ, "worker", *flags, *options], stderr=subprocess.DEVNULL))
+            for _ in range(processes)
+        ]
         wait_until(lambda: ask(path, "SELECT count(*) FROM runners") == processes, "workers", *started)
-        yield list(started)
+        yield
+
+
+def wait_until_empty(path: Path, name: str) -> None:
+    """Wait until no job of a batch is left to do; an error if one did not end `done`."""
+    wait_until(lambda: bool(ask(path, _EMPTY, name)), f"the end of batch {name}")
+    if failed := ask(path, "SELECT count(*) FROM jobs WHERE state <> 'done' AND finished_at IS NOT NULL"):
+        raise RuntimeError(f"{failed} jobs of {name} did not end done: nothing was measured")
+
+
+def ask(path: Path, sql: str, *parameters: object) -> Any:  # noqa: ANN401 - a value of the database
+    """Return the first value of a query, on a connection of its own."""
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        return connection.execute(sql, parameters).fetchone()[0]
+
+
+async def _make_queue(path: Path, worker: str, batches: dict[str, Iterable[str]], paused: str) -> None:
+    path.unlink(missing_ok=True)
+    async with await open_store(str(path), create=True) as store:
+        for name, texts in batches.items():
+            await _add(store, NewBatch(name, worker, model=MODEL), iter(texts))
+        if paused:
+            await store.pause(await store.batch(paused))
+
+
+async def _add(store: Store, new: NewBatch, texts: Iterator[str]) -> None:
+    batch = await store.open_batch(new)
+    position = 0
+    while chunk := list(islice(texts, CHUNK)):
+        rows = [NewJob(position + i, None, f"{position + i:032x}", json.dumps(text)) for i, text in enumerate(chunk)]
+        await store.add_jobs(batch, rows)
+        position += len(rows)
+    await store.seal(batch)
+
+
+async def _resume(path: Path, name: str) -> None:
+    async with await open_store(str(path)) as store:
+        await store.resume(await store.batch(name))

@@ -1,0 +1,79 @@
+"""How much memory the commands need at their peak, for a small and a large batch."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+from pathlib import Path
+
+from scripts.benchmarks.processes import ROOT, run
+from scripts.benchmarks.queues import MODEL, prompts
+from scripts.benchmarks.sizes import Plan
+from scripts.benchmarks.table import Row
+
+LIMIT_MB = 150
+COMMANDS = ("enqueue", "worker", "collect")
+
+
+def measure(plan: Plan) -> list[Row]:
+    """Peak resident memory of `enqueue`, `worker` (echo, 16 slots) and `collect`, each a process, at two sizes.
+
+    Taken by the process itself at its end: what its parent held when it was started does not count. Two
+    rows per command: the larger batch's peak relative to 150 MB, and relative to the smaller batch's.
+    """
+    sizes = (plan.sizes.small_batch, plan.sizes.large_batch)
+    small, large = (_peaks(plan.directory / str(jobs), jobs) for jobs in sizes)
+    rows: list[Row] = []
+    for command in COMMANDS:
+        before, after = small[command], large[command]
+        figures = f"{after:.0f} MB for {sizes[1]:,} jobs, {before:.0f} MB for {sizes[0]:,}"
+        rows += [
+            Row(f"peak memory of {command}, relative to {LIMIT_MB} MB", after / LIMIT_MB, 1, figures, at_most=True),
+            Row(f"peak memory of {command}, larger against smaller", after / before, 1.2, figures, at_most=True),
+        ]
+    return rows
+
+
+def _peaks(directory: Path, jobs: int) -> dict[str, float]:
+    directory.mkdir()
+    source, queue = directory / "main.jsonl", f"--db={directory / 'queue.db'}"
+    with source.open("w") as file:
+        file.writelines(json.dumps({"prompt": text}) + "\n" for text in prompts(jobs))
+    arguments = {
+        "enqueue": [str(source), "--worker=echo", f"--model={MODEL}", queue],
+        "worker": ["--until-empty", "--log-level=error", queue],
+        "collect": ["main", f"--out={directory / 'out.jsonl'}", queue],
+    }
+    return {command: _peak(directory / command, command, *arguments[command]) for command in COMMANDS}
+
+
+def _peak(report: Path, *arguments: str) -> float:
+    """Run a command of batchq's and return its peak in MB."""
+    run([sys.executable, "-P", "-m", __name__, report, *arguments], PYTHONPATH=str(ROOT))
+    return int(report.read_text()) / 2**20
+
+
+def _main() -> None:
+    from batchq.cli import main
+
+    report, sys.argv = Path(sys.argv[1]), ["batchq", *sys.argv[2:]]
+    try:
+        main()
+    finally:
+        report.write_text(str(_peak_bytes()))
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage tells on Linux includes the parent's size at the fork
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    _main()

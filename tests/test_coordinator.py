@@ -1,0 +1,218 @@
+"""Watching a batch, why it waits, and its ordered output."""
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from completing import RUNNER, end_jobs, fail_odd, with_store
+
+from batchq.coordinator import Pace, check_output, collect, wait_until_finished, watch, write_results
+from batchq.errors import TimedOutWaiting, UnknownBatch, UsageError
+from batchq.jobs import Batch, BatchState, Counts, Lane, NewBatch, NewJob, Progress, RunnerInfo, Usage
+from batchq.store import open_store
+from batchq.waiting import why_waiting
+
+NOW = 1_800_000_000_000
+DB = "/queue/runs.db"
+OPEN = Batch(1, "demo", "echo", "default", "", {}, 0, 8, 1000, None, BatchState.OPEN, 10, NOW, NOW, NOW)
+IDLE = RunnerInfo("r", "host", 1, 16, 0, "echo,openrouter", NOW, NOW, live=True)
+HALTED = Lane("echo", "http://x/v1", "m", None, NOW, NOW + 5000, "no credit")
+THROTTLED = Lane("echo", "http://x/v1", "m", NOW + 60_000, None, None, "slow down")
+
+
+def progress(batch=OPEN, counts=None, *, finished=False, due=NOW, runners=(IDLE,), lanes=()):
+    counts = counts or Counts(pending=4, done=6)
+    return Progress(batch, counts, finished, NOW, Usage(), None, 0, 0, due, tuple(runners), tuple(lanes))
+
+
+async def fill(store, count, name="demo", *, seal=True):
+    batch = await store.open_batch(NewBatch(name, "echo"))
+    await store.add_jobs(batch, [NewJob(i, f"id{i}", f"k{i}", json.dumps(f"prompt {i}")) for i in range(count)])
+    if seal:
+        await store.seal(batch)
+    return batch
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "queue.db"
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        (progress(finished=True), None),
+        (progress(), None),
+        (progress(runners=()), "no live worker serves echo: start one with `batchq worker --db /queue/runs.db`"),
+        (progress(replace(OPEN, worker="m.py:f"), runners=()), "`batchq worker --worker m.py:f --db"),
+        (progress(runners=[replace(IDLE, serves="openrouter")]), "(those at work serve openrouter)"),
+        (progress(replace(OPEN, state=BatchState.PAUSED)), "paused: `batchq resume demo --db /queue/runs.db`"),
+        (progress(replace(OPEN, state=BatchState.CANCELLED)), "cancelled: its last 4 jobs"),
+        (progress(replace(OPEN, sealed_at=None, enqueue_until=NOW + 1), Counts(done=6)), "a producer is still adding"),
+        (progress(replace(OPEN, sealed_at=None), Counts(done=6)), "or, if all is there, `batchq seal demo --db"),
+        (progress(replace(OPEN, sealed_at=None)), None),
+        (progress(lanes=[HALTED]), "halted at http://x/v1 (m): no credit; when that is mended, `batchq resume demo"),
+        (progress(lanes=[THROTTLED]), ": slow down"),
+        (progress(lanes=[replace(THROTTLED, paused_until=NOW - 1)]), None),
+        (progress(due=NOW + 60_000), "all 4 jobs left are delayed by an earlier failure, the first until"),
+        (progress(counts=Counts(pending=1), due=NOW + 60_000), "the last job is delayed"),
+        (progress(counts=Counts(pending=1, inflight=1), due=NOW + 60_000), None),
+        (progress(runners=[replace(IDLE, in_flight=16)]), "the live workers are busy with other batches"),
+        (progress(replace(OPEN, endpoint="mine")), "may not name the endpoint 'mine'"),
+    ],
+)  # fmt: skip
+def test_what_waits_says_why(where, reason):
+    said = why_waiting(where, DB)
+    assert said == reason if reason is None else reason in said
+
+
+def test_throttled_says_until_when():
+    until = time.strftime("%H:%M:%S", time.localtime((NOW + 60_000) / 1000))
+    assert f"{until} at http://x/v1 (m): slow down" in why_waiting(progress(lanes=[THROTTLED]), DB)
+
+
+def test_pace_is_that_of_the_last_half_minute():
+    pace = Pace()
+    assert pace.per_second is None
+    for second in range(100):
+        done = min(second, 60) * 10
+        pace.note(progress(counts=Counts(pending=1000 - done, done=done)), now=float(second))
+        if second == 50:
+            assert pace.per_second == pytest.approx(10)
+            assert pace.seconds_left(progress(counts=Counts(pending=500, done=500))) == pytest.approx(50)
+    assert pace.per_second == 0
+    assert pace.seconds_left(progress()) is None
+
+
+def test_pace_starts_anew_after_a_retry():
+    pace = Pace()
+    pace.note(progress(counts=Counts(done=10)), now=0.0)
+    pace.note(progress(counts=Counts(pending=5, done=5)), now=1.0)
+    assert pace.per_second is None
+
+
+def test_watch_notices_a_change_at_once_and_ends_when_finished(database):
+    async def main():
+        async with await open_store(str(database), create=True) as ours, await open_store(str(database)) as theirs:
+            await fill(ours, 3)
+            seen = []
+
+            async def look():
+                async for moment in watch(ours, "demo"):
+                    at = time.monotonic()
+                    seen.append((at, moment.counts.done, moment.finished))
+
+            task = asyncio.create_task(look())
+            while not seen:
+                await asyncio.sleep(0.01)
+            changed = time.monotonic()
+            await end_jobs(theirs)
+            await asyncio.wait_for(task, 5)
+            assert seen[0][1:] == (0, False)
+            assert seen[-1][1:] == (3, True)
+            assert seen[-1][0] - changed < 0.8
+
+    asyncio.run(main())
+
+
+def test_results_come_in_input_order_whole_and_twice_the_same(database, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"custom_id":null,"position":0,"state":"done"}\n')
+
+    async def main(store):
+        await fill(store, 1201)
+        await end_jobs(store, fail_odd)
+        first = await collect(store, "demo", out)
+        return first, out.read_bytes(), await collect(store, "demo", out), out.read_bytes()
+
+    first, bytes_once, _, bytes_twice = with_store(database, main)
+    assert bytes_once == bytes_twice
+    lines = [json.loads(line) for line in bytes_once.splitlines()]
+    assert [line["position"] for line in lines] == list(range(1201))
+    assert [line["custom_id"] for line in lines[:2]] == ["id0", "id1"]
+    assert (lines[0]["state"], lines[0]["result"], lines[0]["attempts"]) == ("done", "answer 0", 1)
+    assert lines[0]["usage"]["output_tokens"] == 5
+    assert (lines[1]["state"], lines[1]["error"]["class"]) == ("failed", "bad_request")
+    assert first.counts == Counts(done=601, failed=600)
+    assert [(group.error_class, group.count, group.example_position) for group in first.errors] == [
+        ("bad_request", 600, 1)
+    ]
+    assert [path.name for path in tmp_path.glob("*.tmp")] == []
+
+
+def test_without_waiting_it_writes_what_there_is(database, tmp_path):
+    out = tmp_path / "out.jsonl"
+
+    async def main(store):
+        await fill(store, 5)
+        await end_jobs(store, at_most=2)
+        return await write_results(store, "demo", out, with_prompt=True)
+
+    found = with_store(database, main)
+    assert found.counts == Counts(done=2, pending=3)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(lines) == 5
+    assert lines[4]["prompt"] == "prompt 4"
+
+
+def test_waiting_ends_with_the_reason_when_its_time_is_up(database, tmp_path):
+    out = tmp_path / "out.jsonl"
+
+    async def main(store):
+        await fill(store, 2)
+        with pytest.raises(TimedOutWaiting, match="0 of 2 jobs have ended; no live worker"):
+            await collect(store, "demo", out, wait_timeout=0.05)
+
+    with_store(database, main)
+    assert not out.exists()
+
+
+def test_half_a_batch_is_not_taken_for_a_whole(database):
+    async def main(store):
+        batch = await fill(store, 2, seal=False)
+        await store.register(RUNNER)
+        await end_jobs(store)
+        with pytest.raises(TimedOutWaiting, match="a producer is still adding"):
+            await wait_until_finished(store, "demo", wait_timeout=0.05)
+        await store.seal(batch)
+        return await wait_until_finished(store, "demo", wait_timeout=5)
+
+    assert with_store(database, main).finished
+
+
+def test_a_cancelled_batch_is_finished_even_if_it_was_never_complete(database):
+    async def main(store):
+        batch = await fill(store, 2, seal=False)
+        await store.cancel(batch)
+        assert await store.unsealed_batches() == []
+        return await wait_until_finished(store, "demo", wait_timeout=5)
+
+    assert with_store(database, main).counts == Counts(cancelled=2)
+
+
+def test_an_unknown_batch_suggests_the_nearest(database):
+    async def main(store):
+        await fill(store, 1, "prompts")
+        with pytest.raises(UnknownBatch, match="did you mean 'prompts'"):
+            await wait_until_finished(store, "promts", wait_timeout=5)
+
+    with_store(database, main)
+
+
+def test_results_replace_results_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    check_output(path)
+    for harmless in ("", '{"custom_id":null,"position":0,"state":"done"}\n', '{"custom_id":"a\\"b","position":12,'):
+        path.write_text(harmless)
+        check_output(path)
+    for precious in ("prompts", '{"custom_id": "a", "method": "POST"}\n', '{"prompt": "x"}\n', "\n"):
+        path.write_text(precious)
+        with pytest.raises(UsageError, match="--force"):
+            check_output(path)
+        check_output(path, overwrite=True)
+    with pytest.raises(UsageError, match="a directory"):
+        check_output(tmp_path)
+    with pytest.raises(UsageError, match="does not exist"):
+        check_output(tmp_path / "no" / "file")
