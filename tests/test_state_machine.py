@@ -33,7 +33,7 @@ BATCHES = ("first", "second")
 RUNNERS = ("a", "b", "c")
 STATES = ("pending", "inflight", "done", "failed", "cancelled")
 ACTIONS = ("enqueue", "enqueue", "seal", "pause", "resume", "cancel", "retry", "start_over")
-STEPS_MS = (1, 700, LEASE_MS // 4, LEASE_MS - 1, LEASE_MS, 3 * LEASE_MS)
+STEPS_MS = (1, LEASE_MS // 4, LEASE_MS - 1, LEASE_MS, 3 * LEASE_MS)
 DRAIN_ROUNDS = 60
 
 
@@ -133,9 +133,9 @@ class QueueMachine(RuleBasedStateMachine):
         for index, name in enumerate(BATCHES):
             new = NewBatch(name, "echo", model=f"model-{index}", max_attempts=MAX_ATTEMPTS)
             self.batches[name] = self.arena.run(self.store.open_batch(new))
-        self.enqueue("first")
+            self.enqueue(name)
 
-    def enqueue(self, name, count=2):
+    def enqueue(self, name, count=4):
         if self.arena.batch(name)["state"] != "cancelled":
             self.arena.run(self.store.add_jobs(self.batches[name], new_jobs(self.sizes[name] + count)))
             self.sizes[name] += count
@@ -449,6 +449,9 @@ def rows_with_owner_and_number():
 WEAK_GUARDS = {
     "id": lambda jobs, rows, now: jobs.c.id == rows.c.job_id,
     "state": lambda jobs, rows, now: and_(jobs.c.id == rows.c.job_id, jobs.c.state == "inflight"),
+    "owner": lambda jobs, rows, now: and_(
+        jobs.c.id == rows.c.job_id, jobs.c.state == "inflight", jobs.c.claimed_by == rows.c.owner
+    ),
     "owner and lease": lambda jobs, rows, now: and_(
         jobs.c.id == rows.c.job_id,
         jobs.c.state == "inflight",

@@ -106,9 +106,8 @@ async def _serve(
 
 async def _announce(store: Store, workers: dict[str, FoundWorker], options: RunnerOptions) -> None:
     """Say where this process works and what it will serve, with counts."""
-    say(
-        f"batchq: worker on {store.location}, {plural(options.concurrency, 'call')} at once, serving {', '.join(workers)}"
-    )
+    calls = plural(options.concurrency, "call")
+    say(f"batchq: worker on {store.location}, {calls} at once, serving {', '.join(workers)}")
     live = [
         batch
         for batch, _, _ in await store.live_batches()

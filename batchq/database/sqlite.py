@@ -107,8 +107,8 @@ class SqliteDatabase:
     ) -> None:
         """Wrap two open connections; `open_sqlite` is the way in."""
         self.path = path
-        self._writer = _Lane(writer)
-        self._reader = _Lane(reader)
+        self._writer = _ConnectionThread(writer)
+        self._reader = _ConnectionThread(reader)
         self._clock = clock
         self._write_lock = anyio.Lock(fast_acquire=True)
         self._not_before = 0.0
@@ -226,7 +226,7 @@ class SqliteDatabase:
             self._not_before = time.monotonic() + min(max(spent, low), high)
 
 
-class _Lane:
+class _ConnectionThread:
     """One connection and its thread."""
 
     def __init__(self, driver: aiosqlite.Connection) -> None:
@@ -234,7 +234,7 @@ class _Lane:
         # StaticPool hands out the connection that aiosqlite's thread already owns.
         self._engine = create_engine(
             "sqlite://",
-            creator=lambda: driver._conn,
+            creator=lambda: driver._conn,  # noqa: SLF001
             poolclass=StaticPool,
             pool_reset_on_return=None,
         )

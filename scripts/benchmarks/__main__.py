@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,14 +34,22 @@ def main() -> None:
     options = _parse()
     sizes, label = _sizes(options)
     rows: list[Row] = []
-    began = time.monotonic()
+    began, load, failures = time.monotonic(), os.getloadavg()[0], 0
     for name in options.only or MEASURES:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(prefix="batchq-bench-", dir=options.dir) as directory:
-            rows += MEASURES[name](Plan(sizes, Path(directory)))
-    seconds = time.monotonic() - began
-    print(_machine(label, seconds), end="\n\n")
+        try:
+            rows += _measure(name, sizes, options.dir)
+        except Exception:  # noqa: BLE001 - the others are worth having
+            failures += 1
+            traceback.print_exc()
+    print(_machine(label, load, time.monotonic() - began), end="\n\n")
     print(markdown(rows) if options.markdown else plain(rows))
+    sys.exit(1 if failures else 0)
+
+
+def _measure(name: str, sizes: Sizes, parent: Path | None) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="batchq-bench-", dir=parent) as directory:
+        return MEASURES[name](Plan(sizes, Path(directory).resolve()))
 
 
 def _parse() -> argparse.Namespace:
@@ -64,16 +73,19 @@ def _sizes(options: argparse.Namespace) -> tuple[Sizes, str]:
     return DEFAULT, "default sizes: `claims` and `memory` grow tenfold with --scale"
 
 
-def _machine(label: str, seconds: float) -> str:
+def _machine(label: str, load: float, seconds: float) -> str:
     versions: Sequence[str] = (
         f"{os.cpu_count()} cores ({platform.system()} {platform.machine()})",
         f"Python {platform.python_version()}",
         f"SQLite {sqlite3.sqlite_version}",
-        f"load {os.getloadavg()[0]:.1f}",
+        f"load before {load:.1f}",
         f"{seconds:.0f} s",
     )
     return f"{', '.join(versions)}; {label}"
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
