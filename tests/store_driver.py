@@ -191,7 +191,9 @@ async def check_tallies(store: Store, batch: Batch) -> None:
     logged = rows(store, "SELECT sum(late) AS late, sum(a.outcome = 'lost') AS losses, sum(a.cost) AS cost, "
                          "count(a.cost) AS priced FROM attempts a JOIN jobs j ON j.id = a.job_id "
                          "WHERE j.batch_id = ?", batch.id)[0]  # fmt: skip
-    assert {name: summed[name] or 0 for name in summed.keys()} == {name: logged[name] or 0 for name in logged.keys()}
+    assert {name: total or 0 for name, total in dict(summed).items()} == {
+        name: total or 0 for name, total in dict(logged).items()
+    }
 
 
 def positions(claims: Iterable[Claim]) -> Iterator[int]:

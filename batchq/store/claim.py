@@ -30,7 +30,7 @@ from batchq.database.dialect import json_list, random_below
 from batchq.jobs import Batch, Claim, RunnerIdentity
 from batchq.pacing import BACK_OFF_BASE_MS
 from batchq.schema import CLAIMABLE, attempts, batches, jobs, lanes
-from batchq.store.find import INFLIGHT, AnyRow, batch_from, now_ms
+from batchq.store.find import INFLIGHT, AnyRow, batch_from, live_batches, now_ms
 from batchq.store.tally import Tally
 
 PROBE_EVERY_MS = 60_000
@@ -137,8 +137,13 @@ _LOG_LOST = insert(attempts).from_select(
     ).where(jobs.c.id.in_(_due("inflight")), _still_open),
 )
 
+# Batch by batch, so that the index leads to the rows in flight, past all that wait.
 _ADOPT = select(*_TAKEN, jobs.c.batch_id).where(
-    CLAIMABLE, INFLIGHT, jobs.c.claimed_by == _runner, jobs.c.id.not_in(json_list("in_hand"))
+    jobs.c.batch_id.in_(select(live_batches().c.batch_id)),
+    CLAIMABLE,
+    INFLIGHT,
+    jobs.c.claimed_by == _runner,
+    jobs.c.id.not_in(json_list("in_hand")),
 )
 _BATCHES = select(batches).where(batches.c.id.in_(json_list("batch_ids")))
 

@@ -19,6 +19,9 @@ from batchq.store.runners import beat
 from batchq.store.settle import renew, write_settlements
 from batchq.store.tally import Tally
 
+# What is due but was not claimed is in hand: whoever looked again at once would spin until it is let go.
+LOOK_AGAIN_MS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRequest:
@@ -73,6 +76,8 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
         claims += claim_share(tx, due, slots, request.runner, in_hand, tally, expired_too=request.expired_too)
         if not claims:
             wake_in_ms = _wake_in_ms(tx, request)
+        if wake_in_ms is not None and due:
+            wake_in_ms = max(wake_in_ms, LOOK_AGAIN_MS)
     tally.write(tx, request.runner.id)
     if request.beat:
         beat(tx, request.runner, len(request.held) + len(claims))

@@ -13,7 +13,7 @@ class Sizes:
 
     rounds: int = 3
     noop_jobs: int = 60_000
-    single_step_jobs: int = 600
+    single_step_jobs: int = 2_000
     fast_calls: int = 6_000
     sdk_calls: int = 2_000
     slow_calls: int = 6_000
