@@ -6,6 +6,11 @@ None and falls through. Keys are read here and given to workers; they are never 
 
 from __future__ import annotations
 
+import os
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -24,6 +29,7 @@ from batchq.worker import Endpoint
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 DEFAULT_DB = "runs.db"
 DEFAULT_ENDPOINT = "default"
+DOTENV, TOML = ".env", "batchq.toml"
 
 
 class EndpointSettings(BaseModel, extra="forbid"):
@@ -61,7 +67,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put batchq.toml behind everything else."""
-        toml = TomlConfigSettingsSource(settings_cls, toml_file=find_upwards("batchq.toml"))
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=find_upwards(TOML))
         return init_settings, env_settings, dotenv_settings, file_secret_settings, toml
 
     def endpoint(self, name: str) -> Endpoint | None:
@@ -75,9 +81,19 @@ class Settings(BaseSettings):
         base_url = (self.base_url or OPENROUTER_URL).rstrip("/")
         return Endpoint(name, base_url, _read_key(self.api_key_file) or self._key_for(base_url))
 
+    def require_endpoint(self, name: str) -> Endpoint:
+        """Return the endpoint of that name with its key. Raises ConfigurationError if there is none."""
+        if (found := self.endpoint(name)) is None:
+            raise ConfigurationError(self.unknown_endpoint(name))
+        return found
+
     def known_endpoints(self) -> list[str]:
         """Return the names of all endpoints that this process can call."""
         return sorted({DEFAULT_ENDPOINT, *self.endpoints})
+
+    def unknown_endpoint(self, name: str) -> str:
+        """Say that this process has no endpoint of that name, and which it has."""
+        return f"there is no endpoint {name!r} in {TOML}; known: {', '.join(self.known_endpoints())}"
 
     def _key_for(self, base_url: str) -> str | None:
         """Choose the key by the server: OpenRouter's goes to OpenRouter only."""
@@ -88,21 +104,32 @@ class Settings(BaseSettings):
 def load_settings(**flags: object) -> Settings:
     """Read the settings; flags that are None were not given. Raises ConfigurationError."""
     given = {name: value for name, value in flags.items() if value is not None}
+    dotenv, toml = find_upwards(DOTENV), find_upwards(TOML)
+    origins = _Origins(given, _read_dotenv(dotenv), dotenv, _read_toml(toml), toml)
     try:
-        return Settings(_env_file=find_upwards(".env"), **given)  # type: ignore[arg-type, call-arg]
+        settings = Settings(_env_file=dotenv, **given)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        problems = "; ".join(f"{origins.of(*item['loc'])}: {item['msg']}" for item in error.errors())
         raise ConfigurationError(f"the settings are not usable: {problems}") from None
-    except ValueError as error:  # a .env or TOML file that can't be parsed
+    except ValueError as error:  # a variable that should hold JSON
         raise ConfigurationError(f"the settings can't be read: {error}") from None
+    if settings.base_url is not None:
+        _check_url(settings.base_url, origins.of("base_url"))
+    for name, endpoint in settings.endpoints.items():
+        _check_url(endpoint.base_url, origins.of("endpoints", name, "base_url"))
+    return settings
 
 
 def find_upwards(name: str) -> Path | None:
     """Return the nearest file of that name in the current directory or above it."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:
+        raise ConfigurationError("the current directory does not exist any more: change to another") from None
     for directory in (here, *here.parents):
-        if (candidate := directory / name).is_file():
-            return candidate
+        with suppress(OSError):  # a directory that this user may not look into
+            if (candidate := directory / name).is_file():
+                return candidate
     return None
 
 
@@ -112,13 +139,105 @@ def is_openrouter(base_url: str) -> bool:
     return host == "openrouter.ai" or host.endswith(".openrouter.ai")
 
 
+@dataclass(frozen=True, slots=True)
+class _Origins:
+    """Where each setting came from, for messages."""
+
+    flags: Mapping[str, object]
+    dotenv: Mapping[str, str | None]
+    dotenv_path: Path | None
+    toml: Mapping[str, object]
+    toml_path: Path | None
+
+    def of(self, *location: str | int) -> str:
+        """Return the flag, variable, or file and key, that the setting at `location` was read from."""
+        field = str(location[0])
+        dotted = ".".join(map(str, location))
+        if field in self.flags:
+            return f"--{field.replace('_', '-')}"
+        variables = {field.upper(), f"BATCHQ_{field.upper()}"}
+        for name in os.environ:
+            if name.upper() in variables and os.environ[name]:
+                return f"{name} in the environment"
+        for name, value in self.dotenv.items():
+            if name.upper() in variables and value:
+                return f"{name} in {self.dotenv_path}"
+        return f"{dotted} in {self.toml_path}" if field in self.toml else dotted
+
+
+def _read_dotenv(path: Path | None) -> dict[str, str | None]:
+    """Read a .env file and refuse a line that says nothing; pydantic-settings would pass over it."""
+    if path is None:
+        return {}
+    from dotenv.parser import parse_stream
+
+    values: dict[str, str | None] = {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            for binding in parse_stream(file):
+                if binding.error:
+                    blank = len(binding.original.string) - len(binding.original.string.lstrip("\r\n"))
+                    line = binding.original.line + binding.original.string[:blank].count("\n")
+                    raise ConfigurationError(f"{path}:{line}: this line can't be read; it should be NAME=value")
+                if binding.key is not None:
+                    values[binding.key] = binding.value
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't read {path}: {error.strerror or error}") from None
+    return values
+
+
+def _read_toml(path: Path | None) -> dict[str, object]:
+    """Read a batchq.toml and refuse a key that means nothing, which may be a slip of the pen."""
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} can't be read: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't read {path}: {error.strerror or error}") from None
+    _refuse_unknown(path, "", values, set(Settings.model_fields))
+    endpoints = values.get("endpoints")
+    for name, table in (endpoints if isinstance(endpoints, dict) else {}).items():
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"{path}: endpoints.{name} is no table: write [endpoints.NAME] above its keys")
+        _refuse_unknown(path, f"endpoints.{name}.", table, set(EndpointSettings.model_fields))
+    return values
+
+
+def _refuse_unknown(path: Path, prefix: str, values: Mapping[str, object], known: set[str]) -> None:
+    for name in values:
+        if name not in known:
+            raise ConfigurationError(
+                f"{path}: there is no setting {prefix + name!r}; known: {', '.join(sorted(known))}"
+            )
+
+
+def _check_url(url: str, origin: str) -> None:
+    """Raise ConfigurationError if `url` is none that can be called; `origin` says where it was read."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        raise ConfigurationError(f"{origin}: {url!r} is not the URL of a server; write https://host/path")
+
+
 def _read_key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
         key = path.expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"can't read the key from {path}: {error}") from error
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
+        raise ConfigurationError(f"can't read the key from {path}: {reason}") from error
     if not key:
         raise ConfigurationError(f"{path} holds no key")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigurationError(f"{path} should hold a key and nothing else")
     return key

@@ -7,16 +7,16 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import anyio
 
-from batchq.errors import TimedOutWaiting, UsageError
-from batchq.formats import AtomicFile, render_jsonl
-from batchq.jobs import Batch, Counts, ErrorGroup, Progress
+from batchq.errors import OutputFailed, Purged, TimedOutWaiting, UsageError
+from batchq.formats import AtomicFile, refuse_queue, render_jsonl, same_file
+from batchq.jobs import Batch, BatchState, Counts, ErrorGroup, Progress
 from batchq.store import Store
 from batchq.waiting import why_waiting
 
@@ -31,26 +31,31 @@ OnProgress = Callable[[Progress], None]
 
 async def watch(store: Store, name: str) -> AsyncIterator[Progress]:
     """Yield where a batch stands until it is finished: at each change, and at least once a second."""
-    while True:
-        store.changed()  # what is committed from here on is seen by the next round
-        progress = await store.progress(name)
-        yield progress
-        if progress.finished:
-            return
-        deadline = time.monotonic() + MAX_SILENCE_SECONDS
-        while time.monotonic() < deadline:
-            await anyio.sleep(POLL_SECONDS)
-            if store.changed():
-                break
+    with closing(store.watch()) as watcher:
+        while True:
+            watcher.changed()  # what is committed from here on is seen by the next round
+            progress = await store.progress(name)
+            yield progress
+            if progress.finished:
+                return
+            deadline = time.monotonic() + MAX_SILENCE_SECONDS
+            while time.monotonic() < deadline:
+                await anyio.sleep(POLL_SECONDS)
+                if watcher.changed():
+                    break
 
 
 async def wait_until_finished(
     store: Store, name: str, *, wait_timeout: float | None = None, on_progress: OnProgress | None = None
 ) -> Progress:
-    """Return when every job of a complete batch has ended. Raises TimedOutWaiting after a while."""
+    """Return when every job of a complete batch has ended.
+
+    Raises TimedOutWaiting after a while, Purged for a batch that is being deleted.
+    """
     progress: Progress | None = None
     with anyio.move_on_after(wait_timeout):
         async for progress in watch(store, name):
+            _refuse_purged(progress.batch)
             if on_progress is not None:
                 on_progress(progress)
     if progress is None:
@@ -91,9 +96,14 @@ async def collect(
 async def write_results(store: Store, name: str, out: Path | None, *, with_prompt: bool = False) -> Collected:
     """Write every job of a batch as it stands now, in input order, one line each.
 
-    `out` is replaced whole or not at all; None is standard output. Raises UnknownBatch.
+    `out` is replaced whole or not at all; None is standard output. Raises UnknownBatch, Purged, and UsageError
+    where `out` is the queue itself or the batch's own input.
     """
     progress = await store.progress(name)
+    _refuse_purged(progress.batch)
+    if out is not None:
+        refuse_queue(out, Path(store.location))
+        check_not_source(out, progress.batch)
     states: Counter[str] = Counter()
     lines: list[str] = []
     with _sink(out) as sink:
@@ -102,21 +112,38 @@ async def write_results(store: Store, name: str, out: Path | None, *, with_promp
             lines.append(render_jsonl(result, with_prompt=with_prompt))
             if len(lines) == _PAGE_ROWS:
                 _write_lines(sink, lines)
+        if states.total() < progress.batch.size:
+            raise Purged(
+                f"{name} has lost jobs while they were read ({states.total():,} of {progress.batch.size:,}"
+                " are left): somebody purges it"
+            )
         _write_lines(sink, lines)
     return Collected(progress.batch, progress, Counts(**states), tuple(await store.errors(progress.batch)))
 
 
-def check_output(path: Path, *, overwrite: bool = False) -> None:
+def _refuse_purged(batch: Batch) -> None:
+    if batch.state is BatchState.PURGING:
+        raise Purged(f"{batch.name} is being purged: what is left of it is no whole; `batchq purge` completes that")
+
+
+def check_output(path: Path, *, overwrite: bool = False, database: Path | None = None) -> None:
     """Raise UsageError, before anybody waits, if results should not or could not be written to `path`.
 
     A file that is there is replaced only if it holds results: an input is not lost to a slip of the hand.
+    `overwrite` lifts that, but nothing lets results replace the queue's `database`.
     """
+    if database is not None:
+        refuse_queue(path, database)
     if not path.parent.is_dir():
         raise UsageError(f"can't write {path}: the directory {path.parent} does not exist; create it first")
     if path.is_dir():
         raise UsageError(f"can't write {path}: it is a directory; name a file in it")
-    if overwrite or not path.is_file():
-        return
+    if path.is_file() and not overwrite:
+        _check_holds_results(path)
+    AtomicFile(path).check()
+
+
+def _check_holds_results(path: Path) -> None:
     try:
         with path.open("rb") as file:
             start = file.read(1 << 16)
@@ -124,6 +151,12 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
         raise UsageError(f"can't write {path}: {error.strerror or error}") from error
     if start and not _RESULT_LINE.match(start):
         raise UsageError(f"{path} exists and does not hold results: choose another file, or overwrite with --force")
+
+
+def check_not_source(path: Path, batch: Batch) -> None:
+    """Raise UsageError if `path` is the file that the batch's rows were read from."""
+    if batch.source is not None and same_file(path, Path(batch.source)):
+        raise UsageError(f"{path} is the input of {batch.name} itself: name another file with -o")
 
 
 class Pace:
@@ -160,11 +193,24 @@ class Pace:
 @contextmanager
 def _sink(out: Path | None) -> Iterator[TextIO]:
     if out is None:
-        yield sys.stdout
-        sys.stdout.flush()
+        yield cast("TextIO", _Stdout())
         return
     with AtomicFile(out) as file:
         yield file
+
+
+class _Stdout:
+    """Standard output, whose failed writes say so."""
+
+    def write(self, text: str) -> int:
+        try:
+            written = sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputFailed(f"can't write to standard output: {error.strerror or error}") from error
+        return written
 
 
 def _write_lines(sink: TextIO, lines: list[str]) -> None:

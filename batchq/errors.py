@@ -5,7 +5,9 @@
     │   ├── BadInput            2   the input has rows that can't be enqueued
     │   ├── BatchConflict       2   the input or settings contradict what the batch holds
     │   ├── NoDatabase          2   there is no database at that path
-    │   └── UnknownBatch        2   no batch has that name
+    │   ├── UnknownBatch        2   no batch has that name
+    │   └── Purged              2   the batch is being deleted
+    ├── OutputFailed            1   the results can't be written: a full disk, a closed stream
     ├── TimedOutWaiting         4   the batch did not finish in the time given
     ├── CannotGoOn              5   what is left can't run until somebody acts
     ├── ConfigurationError      78  a key, URL or worker is missing or wrong
@@ -56,6 +58,14 @@ class NoDatabase(UsageError):
 
 class UnknownBatch(UsageError):
     """No batch has that name."""
+
+
+class Purged(UsageError):
+    """The batch is being deleted: what is left of it is no whole."""
+
+
+class OutputFailed(BatchqError):
+    """The results can't be written, or not to their end."""
 
 
 class TimedOutWaiting(BatchqError):

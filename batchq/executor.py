@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
-from decimal import Decimal, InvalidOperation
+from collections.abc import Mapping
+from decimal import Decimal
 
 import anyio
 
@@ -30,15 +32,16 @@ from batchq.request import DEFAULT_URL, encode, merge_body, prompt_of
 from batchq.worker import Handler, Request
 
 MESSAGE_LIMIT = 1_000
+_LARGEST = 2**62
 
 # What looks like a key must not reach the database or a log through an error text.
 _KEY = re.compile(r"\b(sk|pk|rk|gsk|key|hf)[-_][A-Za-z0-9_-]{8,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}")
 
 
 async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | None = None) -> Outcome:
-    """Answer one job within its call timeout.
+    """Answer one job within its call timeout, whatever the worker does.
 
-    Cancelling `scope` gives the job up (Released); any other cancellation from outside is raised.
+    Cancelling `scope` gives the job up (Released); only a cancellation of what surrounds it is raised.
     """
     try:
         request = build_request(claim)
@@ -47,23 +50,31 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
     seconds = claim.batch.call_timeout_ms / 1000
     scope = scope or anyio.CancelScope()
     scope.deadline = deadline = anyio.current_time() + seconds
+    failure: BaseException | None = None
     try:
         with scope:
             return _keep(await handler(request))
-        if anyio.current_time() < deadline:
-            return Released()
-        return Retry(Reason("timeout", f"no answer within {seconds:g} s"))
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        return Retry(Reason("cancelled_itself", "the worker cancelled its own call"))
-    except steering.Steer as decision:
-        return _steered(decision)
+    except asyncio.CancelledError as error:
+        _raise_if_surrounded()
+        failure = error
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 - a SystemExit in a worker ends its job, not the process
-        return _raised(error)
+        failure = error
+    if scope.cancel_called:
+        # A worker may turn our cancellation into an exception of its own: it is ours all the same.
+        timed_out = anyio.current_time() >= deadline
+        return Retry(Reason("timeout", f"no answer within {seconds:g} s")) if timed_out else Released()
+    return _ended_by(failure)
+
+
+def _raise_if_surrounded() -> None:
+    """Re-raise a cancellation that came from outside; take back one that a worker aimed at its own task."""
+    if anyio.current_effective_deadline() == -math.inf:
+        raise  # noqa: PLE0704 - called while the cancellation is being handled
+    task = asyncio.current_task()
+    while task is not None and task.uncancel() > 0:
+        pass
 
 
 def build_request(claim: Claim) -> Request:
@@ -97,49 +108,97 @@ def storable(text: str) -> str:
 def _keep(value: Json | Answer) -> Outcome:
     try:
         return Succeeded(_answered(value if isinstance(value, Answer) else Answer(value)))
-    except (TypeError, ValueError, RecursionError, InvalidOperation) as error:
-        return Failed(Reason("bad_result", f"the worker returned what JSON can't hold: {shorten(str(error))}"))
+    except (TypeError, ValueError, RecursionError) as error:
+        return Failed(Reason("bad_result", f"the worker returned what JSON can't hold: {shorten(_text(error))}"))
 
 
 def _answered(answer: Answer) -> Answered:
-    cost = None if answer.cost is None else round(Decimal(str(answer.cost)) * NANO)
+    """Keep a paid answer; usage, cost and meta that make no sense are unknown. Raises for a result that is no JSON."""
+    cost = _nano(answer.cost)
     return Answered(
         result=encode(answer.result),
-        usage=answer.usage or Usage(),
+        usage=_usage(answer.usage),
         cost=cost,
         cost_source=None if cost is None else "provider",
-        meta=None if answer.meta is None else encode(dict(answer.meta)),
-        finish_reason=None if answer.finish_reason is None else storable(answer.finish_reason),
+        meta=_meta(answer.meta),
+        finish_reason=None if answer.finish_reason is None else shorten(str(answer.finish_reason)),
     )
+
+
+def _usage(usage: object) -> Usage:
+    def count(name: str) -> int | None:
+        value = getattr(usage, name, None)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST else None
+
+    return Usage(*(count(name) for name in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")))
+
+
+def _nano(cost: object) -> int | None:
+    if isinstance(cost, bool) or not isinstance(cost, int | float | Decimal):
+        return None
+    try:
+        nano = round(Decimal(str(cost)) * NANO)
+    except (ArithmeticError, ValueError):
+        return None
+    return nano if 0 <= nano <= _LARGEST else None
+
+
+def _meta(meta: object) -> str | None:
+    if not isinstance(meta, Mapping):
+        return None
+    try:
+        return encode(dict(meta))
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _ended_by(failure: BaseException | None) -> Outcome:
+    """Turn what a worker raised into an outcome; what it put into the exception is not to be trusted."""
+    if isinstance(failure, steering.Steer):
+        return _steered(failure)
+    if isinstance(failure, asyncio.CancelledError) or failure is None:
+        return Retry(Reason("cancelled_itself", "the worker cancelled its own call"))
+    text = shorten(_text(failure))
+    if isinstance(failure, TimeoutError):
+        return Retry(Reason("timeout", text or "the call timed out"))
+    name = type(failure).__name__
+    return Retry(Reason(name, f"{name}: {text}" if text else name))
 
 
 def _steered(decision: steering.Steer) -> Outcome:
-    try:
-        answer = None if decision.answer is None else _answered(decision.answer)
-    except (TypeError, ValueError, RecursionError, InvalidOperation):
-        answer = None
-    default = {"RetryLater": "retry_later", "Reject": "rejected", "Throttled": "throttled", "Halt": "halted"}
-    reason = Reason(
-        storable(decision.error_class or "") or default.get(type(decision).__name__, "worker"),
-        shorten(decision.message) or type(decision).__name__,
-        decision.status,
-    )
+    answer = None
+    if isinstance(decision.answer, Answer):
+        try:
+            answer = _answered(decision.answer)
+        except (TypeError, ValueError, RecursionError):
+            answer = None
+    status = decision.status if isinstance(decision.status, int) and 0 <= decision.status < 1000 else None
+    error_class = shorten(str(decision.error_class)) if decision.error_class else decision.default_class
+    reason = Reason(error_class, shorten(_text(decision)) or type(decision).__name__, status)
     match decision:
         case steering.Reject():
             return Failed(reason, answer)
         case steering.Throttled(after=after):
-            return Throttled(reason, after, answer)
+            return Throttled(reason, _seconds(after), answer)
         case steering.Halt():
             return Halted(reason)
         case steering.RetryLater(after=after):
-            return Retry(reason, after, answer)
+            return Retry(reason, _seconds(after), answer)
         case _:
             return Retry(reason, None, answer)
 
 
-def _raised(error: BaseException) -> Outcome:
-    name = type(error).__name__
-    if isinstance(error, TimeoutError):
-        return Retry(Reason("timeout", shorten(str(error)) or "the call timed out"))
-    text = shorten(str(error))
-    return Retry(Reason(name, f"{name}: {text}" if text else name))
+def _seconds(after: object) -> float | None:
+    """Read a time to wait that may be a header's text; None where it is no time."""
+    try:
+        seconds = float(after)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not take the other jobs down
+        return ""

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final, cast
+from contextlib import suppress
+from typing import Final, TextIO, cast
 
 import structlog
 
+from batchq.jobs import Ended, Failed, Halted, Released, Retry, Succeeded, Throttled
+
 WORKER_STARTED: Final = "worker.started"
+WORKER_SERVING: Final = "worker.serving"
+WORKER_EMPTY: Final = "worker.empty"
+WORKER_SAYS: Final = "worker.says"
+WORKER_FAILED: Final = "worker.failed"
+BATCH_SERVED: Final = "batch.served"
+BATCH_LEFT_ALONE: Final = "batch.left_alone"
 WORKER_WAITING: Final = "worker.waiting"
 WORKER_DRAINING: Final = "worker.draining"
 WORKER_STOPPED: Final = "worker.stopped"
@@ -26,6 +35,9 @@ LANE_HALTED: Final = "lane.halted"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
 DATABASE_BACK: Final = "database.back"
 RESULT_REFUSED: Final = "result.refused"
+DATA_REFUSED: Final = "data.refused"
+WORKER_UNAVAILABLE: Final = "worker.unavailable"
+WORKER_LEAVES: Final = "worker.leaves_alone"
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -37,7 +49,7 @@ def get_logger() -> Logger:
 
 def set_up_logging(level: str = "info", *, json_lines: bool | None = None) -> None:
     """Write log lines to stderr: JSON where stderr is not a terminal, or as asked."""
-    as_json = not sys.stderr.isatty() if json_lines is None else json_lines
+    as_json = not (sys.stderr and sys.stderr.isatty()) if json_lines is None else json_lines
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -51,6 +63,43 @@ def set_up_logging(level: str = "info", *, json_lines: bool | None = None) -> No
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
+
+
+def log_ended(logger: Logger, ended: Ended) -> None:
+    """Log how an attempt ended: its place and reason."""
+    claim = ended.claim
+    place = {
+        "batch": claim.batch.name,
+        "position": claim.position,
+        "attempt": claim.attempts,
+        "ms": ended.duration_ms,
+    }
+    match ended.outcome:
+        case Succeeded():
+            logger.debug(JOB_DONE, **place)
+        case Failed(reason):
+            logger.warning(JOB_FAILED, **place, error=reason.error_class, reason=reason.message)
+        case Retry(reason):
+            logger.info(JOB_RETRY, **place, error=reason.error_class, reason=reason.message)
+        case Throttled(reason, after):
+            logger.info(LANE_THROTTLED, **place, lane=claim.lane, reason=reason.message, after=after)
+        case Halted(reason):
+            logger.error(LANE_HALTED, **place, lane=claim.lane, reason=reason.message)
+        case Released():
+            pass
+
+
+class _Stderr:
+    """Whatever stderr is at the moment; a full disk or a reader that left costs log lines, not calls."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()

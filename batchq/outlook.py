@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from batchq.jobs import Batch, BatchState, Lane
+from batchq.jobs import Batch, BatchState, Lane, LiveBatch, Unfinished
 from batchq.store import Store
 
 
@@ -33,46 +34,82 @@ Outlook = Finished | Waiting | Blocked
 
 
 async def look_ahead(
-    store: Store, workers: frozenset[str], endpoints: frozenset[str], batch_ids: frozenset[int] | None
+    store: Store, workers: Collection[str], endpoints: Mapping[str, str], batch_ids: Collection[int] | None = None
 ) -> Outlook:
-    """Weigh all unfinished batches that this process serves."""
-    await store.finish_cancels()
+    """Weigh all unfinished batches that this process serves: one read, and no write.
+
+    `endpoints` maps the names that this process knows to its base URLs for them: another process may call
+    another server under the same name, and its lanes say nothing here.
+    """
+    return weigh(await store.unfinished(), workers, endpoints, batch_ids)
+
+
+def weigh(
+    left: Unfinished, workers: Collection[str], endpoints: Mapping[str, str], batch_ids: Collection[int] | None = None
+) -> Outlook:
+    """Say what becomes of all that is left, for a process that serves these."""
     unserved: list[str] = []
     waiting: list[str] = []
     blocked: list[str] = []
-    lanes = await store.lanes()
-    live = await store.live_batches()
-    for batch, due, expiry in live:
+    lanes = {(lane.worker, lane.base_url, lane.model): lane for lane in left.lanes}
+
+    def ours(batch: Batch) -> bool:
         if batch_ids is not None and batch.id not in batch_ids:
-            continue
-        if batch.worker not in workers or batch.endpoint not in endpoints:
+            return False
+        served = batch.worker in workers and batch.endpoint in endpoints
+        if not served and batch.name not in unserved:
             unserved.append(batch.name)
-        elif expiry is not None:
-            waiting.append(f"jobs of {batch.name} are in flight elsewhere")
-        elif reason := _why_blocked(batch, lanes):
-            blocked.append(reason)
-        elif due is not None:
-            waiting.append(f"jobs of {batch.name} are delayed (back-off or throttled)")
-    for batch in await store.unsealed_batches():
-        if batch.worker in workers and (batch_ids is None or batch.id in batch_ids):
-            alive = await store.is_enqueueing(batch)
-            (waiting if alive else blocked).append(_why_unsealed(batch))
-    return _weigh(waiting, blocked, unserved)
+        return served
 
-
-def _weigh(waiting: list[str], blocked: list[str], unserved: list[str]) -> Outlook:
+    for found in left.live:
+        batch = found.batch
+        if batch.state is BatchState.PURGING or not ours(batch):
+            continue
+        lane = lanes.get((batch.worker, endpoints[batch.endpoint], batch.model))
+        if reason := _why_it_moves(found, left.now) or _why_it_will_move(found, lane, left.now):
+            waiting.append(reason)
+        else:
+            blocked.append(_why_blocked(batch, lane))
+    for batch in filter(ours, left.unsealed):
+        if batch.enqueue_until > left.now:
+            waiting.append(f"a producer is adding to {batch.name}")
+        else:
+            blocked.append(_why_unsealed(batch))
     if waiting:
         return Waiting("; ".join(waiting))
     return Blocked(tuple(blocked)) if blocked else Finished(tuple(unserved))
 
 
-def _why_blocked(batch: Batch, lanes: tuple[Lane, ...]) -> str | None:
+def _why_it_moves(found: LiveBatch, now: int) -> str | None:
+    batch = found.batch
+    if batch.state is BatchState.CANCELLED:
+        return f"{batch.name} is being cancelled"
+    # A lease that ran out belongs to nobody: its job waits to be claimed, like the pending ones.
+    if found.leased_until is not None and found.leased_until > now:
+        return f"jobs of {batch.name} are in flight elsewhere"
+    return None
+
+
+def _why_it_will_move(found: LiveBatch, lane: Lane | None, now: int) -> str | None:
+    batch = found.batch
+    if batch.state is BatchState.PAUSED:
+        return None
+    if lane is not None:
+        ready_at = max(lane.probe_at or 0, lane.paused_until or 0)
+        if lane.halted_at is not None and ready_at > now:
+            return None
+        if ready_at > now:
+            return f"jobs of {batch.name} are throttled: {lane.reason or 'no reason given'}"
+    if found.leased_until is None and (found.next_due_at or 0) > now:
+        return f"jobs of {batch.name} are delayed by an earlier failure"
+    return f"jobs of {batch.name} are about to start"
+
+
+def _why_blocked(batch: Batch, lane: Lane | None) -> str:
     if batch.state is BatchState.PAUSED:
         return f"{batch.name} is paused: `batchq resume {batch.name}`"
-    for lane in lanes:
-        if lane.halted_at is not None and (lane.worker, lane.model) == (batch.worker, batch.model):
-            return f"{batch.name} is halted: {lane.reason}. When that is mended: `batchq resume {batch.name}`"
-    return None
+    reason = lane.reason if lane is not None and lane.reason is not None else "no reason given"
+    return f"{batch.name} is halted: {reason}. When that is mended: `batchq resume {batch.name}`"
 
 
 def _why_unsealed(batch: Batch) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
@@ -71,7 +72,7 @@ async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int
     """Run until done or told to stop; return the exit code.
 
     First SIGTERM or SIGINT: claim no more, drain; 0 when all drained, 75 when some were released at the
-    deadline. Second: release at once; 143 or 130.
+    deadline. Second: release at once; 143 or 130. Third: leave.
     """
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         listener = _Listener(runner, say)
@@ -105,6 +106,9 @@ class _Listener:
                 self.first = number
                 self._say(f"batchq: stopping; {self._runner.in_flight} in flight may finish, once more to stop at once")
                 self._runner.stop()
-            else:
+            elif self.second is None:
                 self.second = number
+                self._say("batchq: stopping at once; a third time leaves the rest to the leases")
                 self._runner.stop(now=True)
+            else:
+                os._exit(128 + number)  # a call that ignores its cancellation can't be waited for

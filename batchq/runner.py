@@ -1,50 +1,34 @@
 """The loop of a worker process: exchange with the store, run what was claimed, stop in good order.
 
-One task group holds it all. The loop settles what ended, renews what is held and claims up to the
-free slots in one exchange; each claim runs in a task of its own and leaves an `Ended` behind.
+The loop settles what ended, renews what is held and claims up to the free slots, all in one exchange,
+then sleeps until an attempt ends or there may be something to claim.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 import anyio
 from anyio.abc import TaskGroup
 
 from batchq import log
+from batchq.clients import Clients
+from batchq.clock import uptime
 from batchq.conversation import Conversation
-from batchq.errors import BatchqError, CannotGoOn
-from batchq.executor import execute
-from batchq.jobs import (
-    DEFAULT_LEASE_MS,
-    Claim,
-    Ended,
-    Exchanged,
-    Failed,
-    Halted,
-    Held,
-    Outcome,
-    Released,
-    Retry,
-    RunnerIdentity,
-    Serving,
-    Succeeded,
-    Throttled,
-    Wants,
-)
-from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
+from batchq.errors import BatchqError, CannotGoOn, StoreError
+from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
+from batchq.outlook import Blocked, Finished, Waiting, look_ahead
+from batchq.slots import Slots
 from batchq.store import Store
-from batchq.worker import Endpoint, FoundWorker, Handler
+from batchq.worker import Endpoint, FoundWorker
 
 IDLE_POLL_SECONDS = 0.05
+MIN_WAIT_SECONDS = 0.01
 RELEASE_SECONDS = 2.0
 MAX_BEAT_SECONDS = 5.0
 OUTLOOK_SECONDS = 0.25
@@ -77,16 +61,6 @@ class Stop(Enum):
     RELEASED = "released unfinished jobs"
 
 
-@dataclass(slots=True)
-class _Running:
-    """A claim at work. `lost` marks one whose job is somebody else's by now."""
-
-    claim: Claim
-    renewed_at: float
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    lost: bool = False
-
-
 class Runner:
     """Runs the jobs of the batches that this process serves, until stopped."""
 
@@ -100,8 +74,8 @@ class Runner:
     ) -> None:
         """Serve `workers` at `endpoints`; `on_waiting` hears why nothing moves, each time it changes."""
         self._store = store
-        self._workers = workers
-        self._endpoints = endpoints
+        self._workers = frozenset(workers)
+        self._base_urls = {name: endpoint.base_url for name, endpoint in endpoints.items()}
         self._options = options
         self._on_waiting = on_waiting
         self.identity = RunnerIdentity(
@@ -112,229 +86,190 @@ class Runner:
             serves=",".join(sorted(workers)),
             lease_ms=options.lease_ms,
         )
+        self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._conversation = Conversation(store, self.identity)
-        self._handlers: dict[tuple[str, str], Handler] = {}
-        self._running: dict[int, _Running] = {}
-        self._assigned: asyncio.Queue[_Running] = asyncio.Queue()
-        self._slots = 0
-        self._ended: list[Ended] = []
+        self._clients = Clients(workers, endpoints, self._notice)
+        self._slots = Slots(self._notice, self._log)
+        self._watcher = store.watch()
         self._wake = anyio.Event()
+        self._scope = anyio.CancelScope()
         self._stopping = False
         self._drain_deadline = float("inf")
-        self._released = False
         self._beat_at = 0.0
         self._outlook_at = 0.0
         self._said = ""
-        self._log = log.get_logger().bind(worker=self.identity.id[:8])
 
     def stop(self, *, now: bool = False) -> None:
-        """Claim no more and let what runs finish within the drain timeout; `now` releases it at once."""
+        """Claim no more and let what runs finish within the drain timeout; `now` releases it at once.
+
+        Whatever the loop is waiting for, it ends soon after: also a lock, also a database that is away.
+        """
+        seconds = 0.0 if now else self._options.drain_seconds
         if not self._stopping:
-            self._stopping = True
-            self._drain_deadline = _uptime() + self._options.drain_seconds
-            self._log.info(log.WORKER_DRAINING, in_flight=len(self._running))
-        if now:
-            self._drain_deadline = 0.0
-        self._wake.set()
+            self._log.info(log.WORKER_DRAINING, in_flight=self.in_flight)
+        self._stopping = True
+        self._drain_deadline = min(self._drain_deadline, uptime() + seconds)
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + seconds + RELEASE_SECONDS)
+        self._notice()
 
     @property
     def in_flight(self) -> int:
         """How many calls are running."""
-        return len(self._running)
+        return self._slots.running
 
     async def run(self) -> Stop:
         """Work until stopped, or until empty if so asked.
 
         Raises CannotGoOn where what is left can't run until somebody acts, ConfigurationError where a
-        worker can't be opened. Cancellation releases what is held.
+        worker that is needed can't be opened and nothing else is left. Cancellation releases what is held.
         """
-        await self._store.register(self.identity)
-        self._log.info(log.WORKER_STARTED, pid=self.identity.pid, concurrency=self._options.concurrency)
         ended: Stop | BatchqError = Stop.RELEASED
-        try:
-            async with AsyncExitStack() as clients, anyio.create_task_group() as group:
-                try:
-                    ended = await self._loop(clients, group)
-                except BatchqError as error:  # carried out by hand: a task group would wrap it
-                    ended = error
-                finally:
-                    group.cancel_scope.cancel()
-        finally:
-            with anyio.move_on_after(RELEASE_SECONDS, shield=True):
-                await self._leave()
+        async with anyio.create_task_group() as clients:
+            try:
+                async with anyio.create_task_group() as calls:
+                    try:
+                        with self._scope:
+                            ended = await self._work(clients, calls)
+                    except BatchqError as error:  # carried out by hand: a task group would wrap it
+                        ended = error
+                    finally:
+                        with anyio.CancelScope(shield=True):
+                            await self._leave()
+                        calls.cancel_scope.cancel()
+            finally:
+                self._watcher.close()
+                self._clients.close()
+                clients.cancel_scope.deadline = anyio.current_time() + RELEASE_SECONDS
         if isinstance(ended, BatchqError):
             raise ended
         return ended
 
-    async def _loop(self, clients: AsyncExitStack, group: TaskGroup) -> Stop:
+    async def _work(self, clients: TaskGroup, calls: TaskGroup) -> Stop:
+        await self._store.register(self.identity)
+        self._log.info(log.WORKER_STARTED, pid=self.identity.pid, concurrency=self._options.concurrency)
         while True:
             reply = await self._exchange()
             for claim in reply.claims:
-                self._assign(_Running(claim, _uptime()), group)
+                self._slots.assign(claim, self._clients.handler(claim.batch.worker, claim.batch.endpoint), calls)
             for serving in reply.unopened:
-                await self._open(serving, clients)
-            if self._stopping and not self._running and not self._ended:
-                return Stop.RELEASED if self._released else Stop.DRAINED
-            if self._options.until_empty and self._idle(reply) and await self._is_over():
+                self._clients.open(serving, clients)
+            if self._stopping and self._slots.empty:
+                return Stop.RELEASED if self._slots.released else Stop.DRAINED
+            if self._clients.failure is not None:
+                self._say_once(log.WORKER_UNAVAILABLE, str(self._clients.failure))
+            if self._idle(reply) and await self._is_over():
                 return Stop.EMPTY
-            if not reply.unopened:
-                await self._wait(reply)
+            await self._wait(reply)
 
     async def _exchange(self) -> Exchanged:
         """Have one exchange with the store and take note of what it says."""
         self._wake = anyio.Event()
-        now = _uptime()
-        if now > self._drain_deadline:
-            self._released = self._released or bool(self._running)
-            self._cancel_running()
-        ended, beat = list(self._ended), now >= self._beat_at
-        held = [
-            Held(job_id, item.claim.token, renew=now - item.renewed_at >= self._options.renew_seconds)
-            for job_id, item in self._running.items()
-        ]
-        held += [Held(item.claim.job_id, item.claim.token, renew=False) for item in ended]
+        now, renew_seconds = uptime(), self._options.renew_seconds
+        if now >= self._drain_deadline:
+            self._slots.cancel()
+        ended, held, beat = list(self._slots.ended), self._slots.held(now, renew_seconds), now >= self._beat_at
         wants = Wants(
-            slots=0 if self._stopping else self._options.concurrency - len(self._running),
-            serving=self._serving(),
+            slots=0 if self._stopping else self._options.concurrency - self._slots.running,
+            serving=self._clients.serving,
             batch_ids=self._options.batch_ids,
         )
-        reply = await self._conversation.exchange(ended, held, wants, beat=beat)
-        del self._ended[: len(ended)]
-        if beat:
-            self._beat_at = now + self._options.renew_seconds
-        for item in held:
-            if item.renew and (renewed := self._running.get(item.job_id)):
-                renewed.renewed_at = now
-        self._give_up(reply.lost)
+        reply = await self._conversation.exchange(
+            ended, held, wants, beat=beat, holds_suspect=self._slots.holds_suspect
+        )
+        del self._slots.ended[: len(ended)]
+        self._slots.renewed(held, now)
+        self._slots.give_up(reply.lost)
         if reply.late:
             self._log.warning(log.JOB_LATE, count=reply.late)
+        if beat:
+            self._beat_at = now + renew_seconds
+            await self._finish_cancels()
         return reply
-
-    def _assign(self, running: _Running, group: TaskGroup) -> None:
-        """Give a claim to a free slot; slots are tasks that stay, since starting one per job costs more."""
-        self._running[running.claim.job_id] = running
-        self._assigned.put_nowait(running)
-        if len(self._running) > self._slots:
-            self._slots += 1
-            group.start_soon(self._fill_slot)
-
-    async def _fill_slot(self) -> None:
-        while True:
-            await self._attempt(await self._assigned.get())
-
-    async def _attempt(self, running: _Running) -> None:
-        """Run one claim and leave its end behind, whatever happens."""
-        claim, began = running.claim, time.monotonic()
-        outcome: Outcome = Released()
-        try:
-            handler = self._handlers[claim.batch.worker, claim.batch.endpoint]
-            outcome = await execute(claim, handler, running.scope)
-        finally:
-            del self._running[claim.job_id]
-            ended = Ended(claim, outcome, round((time.monotonic() - began) * 1000))
-            # What was lost and has no answer has nothing to say; a late answer is logged with its cost.
-            if not (running.lost and isinstance(outcome, Released)):
-                self._ended.append(ended)
-                self._report(ended)
-            self._wake.set()
 
     async def _wait(self, reply: Exchanged) -> None:
         """Sleep until an attempt ends, a lease wants renewing, or there may be something to claim."""
-        if self._ended:
+        if self._slots.ended:
             return
-        now = _uptime()
-        until = min(self._beat_at, self._drain_deadline, now + MAX_BEAT_SECONDS)
-        if self._running:
-            oldest = min(item.renewed_at for item in self._running.values())
-            until = min(until, oldest + self._options.renew_seconds)
-        hungry = not self._stopping and len(self._running) < self._options.concurrency
+        now = uptime()
+        renewal = self._slots.next_renewal(self._options.renew_seconds)
+        until = min(self._beat_at, self._drain_deadline, renewal, now + MAX_BEAT_SECONDS)
+        hungry = not self._stopping and self._slots.running < self._options.concurrency
         if hungry and reply.wake_in_ms is not None:
             until = min(until, now + reply.wake_in_ms / 1000)
-        while (left := until - _uptime()) > 0:
+        # Never in a tight loop: a call that ignores its cancellation would keep a passed deadline due.
+        until = max(until, now + MIN_WAIT_SECONDS)
+        while (left := until - uptime()) > 0:
             with anyio.move_on_after(min(left, IDLE_POLL_SECONDS) if hungry else left):
                 await self._wake.wait()
-            if self._wake.is_set() or (hungry and self._store.changed()):
+            if self._wake.is_set() or (hungry and self._watcher.changed()):
                 return
 
     def _idle(self, reply: Exchanged) -> bool:
-        return not (self._running or self._ended or reply.claims or reply.unopened or self._stopping)
+        return self._slots.empty and not (reply.claims or self._clients.busy or self._stopping)
 
     async def _is_over(self) -> bool:
-        """Whether nothing served is left; raises CannotGoOn where waiting would be in vain."""
-        if _uptime() < self._outlook_at:
+        """Whether nothing served is left; raises what keeps this process from going on."""
+        if self._clients.failure is not None:
+            raise self._clients.failure
+        if not self._options.until_empty or uptime() < self._outlook_at:
             return False
-        self._outlook_at = _uptime() + OUTLOOK_SECONDS
-        outlook: Outlook = await look_ahead(
-            self._store, frozenset(self._workers), frozenset(self._endpoints), self._options.batch_ids
-        )
+        self._outlook_at = uptime() + OUTLOOK_SECONDS
+        try:
+            outlook = await look_ahead(self._store, self._workers, self._base_urls, self._options.batch_ids)
+        except StoreError as error:  # the next exchange waits it out
+            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
+            return False
         match outlook:
-            case Finished():
+            case Finished(unserved):
+                if unserved:
+                    self._log.warning(log.WORKER_LEAVES, batches=list(unserved), reason="not served by this process")
                 return True
             case Blocked(reasons):
                 raise CannotGoOn("; ".join(reasons))
             case Waiting(reason):
-                if reason != self._said:
-                    self._said = reason
-                    self._log.info(log.WORKER_WAITING, reason=reason)
-                    if self._on_waiting:
-                        self._on_waiting(reason)
+                if self._say_once(log.WORKER_WAITING, reason) and self._on_waiting:
+                    self._on_waiting(reason)
         return False
 
-    async def _open(self, serving: Serving, clients: AsyncExitStack) -> None:
-        worker, endpoint = self._workers[serving.worker], self._endpoints[serving.endpoint]
-        handler = await clients.enter_async_context(worker.open(endpoint))
-        self._handlers[serving.worker, serving.endpoint] = handler
+    def _say_once(self, event: str, reason: str) -> bool:
+        """Log a reason when it is another than the last time."""
+        if reason == self._said:
+            return False
+        self._said = reason
+        self._log.warning(event, reason=reason)
+        return True
 
-    def _serving(self) -> tuple[Serving, ...]:
-        return tuple(
-            Serving(worker, endpoint.name, endpoint.base_url, opened=(worker, endpoint.name) in self._handlers)
-            for worker in self._workers
-            for endpoint in self._endpoints.values()
-        )
+    async def _finish_cancels(self) -> None:
+        """Finish what an operator began to cancel and did not live to end."""
+        if self._stopping:
+            return
+        try:
+            await self._store.finish_cancels()
+        except StoreError as error:
+            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
 
-    def _give_up(self, lost: frozenset[int]) -> None:
-        for job_id in lost:
-            if running := self._running.get(job_id):
-                running.lost = True
-                running.scope.cancel()
-                self._log.warning(log.JOB_LOST, batch=running.claim.batch.name, position=running.claim.position)
-
-    def _cancel_running(self) -> None:
-        for running in self._running.values():
-            running.scope.cancel()
+    def _notice(self) -> None:
+        self._wake.set()
 
     async def _leave(self) -> None:
         """Settle or release what is left and say goodbye; what can't be written expires by itself."""
-        # What was assigned to a slot that never began it is given back too.
-        self._ended += [Ended(item.claim, Released(), 0) for item in self._running.values()]
-        if self._ended:
-            held = [Held(item.claim.job_id, item.claim.token, renew=False) for item in self._ended]
-            await self._conversation.exchange(self._ended, held, Wants(0, ()))
-        await self._store.retire(self.identity)
-        self._log.info(log.WORKER_STOPPED)
+        self._slots.cancel()
+        self._slots.give_back_unbegun()
+        with anyio.move_on_after(RELEASE_SECONDS):
+            while self._slots.running:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+        with anyio.move_on_after(RELEASE_SECONDS):
+            try:
+                await self._settle_rest()
+                await self._store.retire(self.identity)
+            except StoreError as error:
+                self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
+        self._log.info(log.WORKER_STOPPED, released=self._slots.released)
 
-    def _report(self, ended: Ended) -> None:
-        """Log how an attempt ended: its place and reason, never its prompt or answer."""
-        claim, outcome = ended.claim, ended.outcome
-        entry = self._log.bind(
-            batch=claim.batch.name, position=claim.position, attempt=claim.attempts, ms=ended.duration_ms
-        )
-        match outcome:
-            case Succeeded():
-                entry.debug(log.JOB_DONE)
-            case Failed(reason):
-                entry.warning(log.JOB_FAILED, error=reason.error_class, reason=reason.message)
-            case Retry(reason):
-                entry.info(log.JOB_RETRY, error=reason.error_class, reason=reason.message)
-            case Throttled(reason, after):
-                entry.info(log.LANE_THROTTLED, lane=claim.lane, reason=reason.message, after=after)
-            case Halted(reason):
-                entry.error(log.LANE_HALTED, lane=claim.lane, reason=reason.message)
-            case Released():
-                pass
-
-
-def _uptime() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+    async def _settle_rest(self) -> None:
+        rest = self._slots.rest()
+        held = [Held(item.claim.job_id, item.claim.token, renew=False) for item in rest]
+        reply = await self._conversation.exchange(rest, held)
+        if reply.claims:  # of an exchange that was broken off: adopted, to be given back
+            await self._conversation.exchange([Ended(claim, Released(), 0) for claim in reply.claims], [])

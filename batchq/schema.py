@@ -36,6 +36,7 @@ _Id = BigInteger().with_variant(Integer, "sqlite")
 
 LIVE_STATES = "state IN ('pending','inflight')"
 CLAIMABLE = text(f"{LIVE_STATES} AND leader_id IS NULL")
+FAILED = text("state = 'failed'")
 
 meta = Table(
     "meta",
@@ -62,7 +63,8 @@ batches = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("enqueue_until", BigInteger, nullable=False),
     Column("sealed_at", BigInteger),
-    CheckConstraint("state IN ('open','paused','cancelled')", name="batch_state"),
+    Column("source", Text),
+    CheckConstraint("state IN ('open','paused','cancelled','purging')", name="batch_state"),
     CheckConstraint("max_attempts >= 1", name="batch_max_attempts"),
     CheckConstraint("call_timeout_ms > 0", name="batch_call_timeout"),
     sqlite_autoincrement=True,
@@ -121,14 +123,26 @@ Index(
 )
 
 # The one index that finding work reads: the walk of live batches, due and expired rows, "finished?".
+# `losses` is there to be looked at without the row: suspects are passed over.
 Index(
     "job_claimable",
     jobs.c.batch_id,
     jobs.c.state,
     jobs.c.claimable_at,
     jobs.c.id,
+    jobs.c.losses,
     sqlite_where=CLAIMABLE,
     postgresql_where=CLAIMABLE,
+)
+
+# Failures by class, without a look at all that went well.
+Index(
+    "job_failed",
+    jobs.c.batch_id,
+    jobs.c.error_class,
+    jobs.c.position,
+    sqlite_where=FAILED,
+    postgresql_where=FAILED,
 )
 
 attempts = Table(

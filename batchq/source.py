@@ -23,7 +23,13 @@ class Source:
     path: Path
     name: str
     options: ReadOptions
+    is_copy: bool = False
     first_signature: tuple[int, ...] = ()
+
+    @property
+    def origin(self) -> str | None:
+        """The absolute path of the file; None for a stream, which is gone when it is read."""
+        return None if self.is_copy else str(self.path.absolute())
 
     def signed(self) -> Self:
         """Return the source with the file's state of now, to notice a change."""
@@ -63,7 +69,7 @@ def open_source(path: Path | None, options: ReadOptions) -> Iterator[Source]:
             else:
                 with path.open("rb") as stream:
                     shutil.copyfileobj(stream, copy)
-        yield Source(spool, name, options).signed()
+        yield Source(spool, name, options, is_copy=True).signed()
 
 
 def _is_stream(path: Path) -> bool:

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 
 from batchq.errors import BadInput, UsageError
-from batchq.formats import AtomicFile, BadRow, ReadOptions, Row
+from batchq.formats import AtomicFile, BadRow, ReadOptions, Row, is_stream, refuse_queue, same_file
 from batchq.source import Source, open_source
 
 SHOWN_EXAMPLES = 20
@@ -72,17 +72,25 @@ class Survey:
 
 @contextmanager
 def survey_input(
-    path: Path | None, options: ReadOptions, *, model: str | None = None, skip_bad: Path | None = None
+    path: Path | None,
+    options: ReadOptions,
+    *,
+    model: str | None = None,
+    skip_bad: Path | None = None,
+    database: Path | None = None,
 ) -> Iterator[Survey]:
     """Read all of a file, or of standard input, and say what is in it.
 
     `model` is the user's own choice, which stands above the file's. Raises BadInput when there are
-    bad rows, unless `skip_bad` names a file: then they are written there.
+    bad rows, unless `skip_bad` names a file: then they are written there, but never over the input,
+    the queue's `database`, or anything else that is not those bad rows already.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(path, options))
-        if skip_bad is not None and path is not None and _same_file(path, skip_bad):
+        if skip_bad is not None and path is not None and same_file(path, skip_bad):
             raise UsageError(f"{skip_bad} is the input itself: choose another file for the bad rows")
+        if skip_bad is not None and database is not None:
+            refuse_queue(skip_bad, database)
+        source = stack.enter_context(open_source(path, options))
         ledger = stack.enter_context(closing(_Ledger()))
         survey = _inspect(source, ledger, model)
         if survey.bad and (skip_bad is None or not survey.rows):
@@ -216,13 +224,6 @@ class _Ledger:
         self._bad.clear()
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
-
-
 def _bad_input(survey: Survey) -> BadInput:
     rows = "1 bad row" if survey.bad == 1 else f"{survey.bad:,} bad rows"
     what_to_do = "mend it" if survey.bad == 1 else "mend them"
@@ -236,14 +237,35 @@ def _bad_input(survey: Survey) -> BadInput:
 
 
 def _write_bad_rows(survey: Survey, path: Path) -> None:
+    if path.is_file() and path.stat().st_size and not is_stream(path):
+        if not _holds_bad_rows(survey, path):
+            raise UsageError(
+                f"{path} exists, and holds something else than the bad rows of {survey.name}:"
+                " remove it, or name another file for them"
+            )
+        return
     with AtomicFile(path) as file:
-        if survey.bad:
-            for raw in _bad_bytes(survey):
-                file.buffer.write(raw if raw.endswith(b"\n") else raw + b"\n")
+        for line in _bad_lines(survey):
+            file.buffer.write(line)
+
+
+def _holds_bad_rows(survey: Survey, path: Path) -> bool:
+    """Whether an earlier run has written just this."""
+    try:
+        with path.open("rb") as file:
+            return all(ours == theirs for ours, theirs in zip_longest(_bad_lines(survey), file))
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror or error}") from error
+
+
+def _bad_lines(survey: Survey) -> Iterator[bytes]:
+    """Yield the lines of the bad rows as they stand in the file, behind its header if it has one."""
+    if survey.bad:
+        for raw in _bad_bytes(survey):
+            yield raw if raw.endswith(b"\n") else raw + b"\n"
 
 
 def _bad_bytes(survey: Survey) -> Iterator[bytes]:
-    """Yield the lines of the bad rows as they stand in the file, behind its header if it has one."""
     with survey.source.path.open("rb") as file:
         number = 0
         for start, end in _bad_spans(survey):

@@ -7,6 +7,9 @@ import time
 
 from batchq.jobs import BatchState, Lane, Progress, RunnerInfo
 
+# A halted lane whose probe is overdue by this much is used by no live worker that has a slot to spare.
+PROBE_OVERDUE_MS = 5_000
+
 
 def why_waiting(progress: Progress, database: str) -> str | None:
     """Return one sentence about what a batch waits for; None if it moves, or has ended.
@@ -25,6 +28,8 @@ def why_waiting(progress: Progress, database: str) -> str | None:
 
 def _why_shut(progress: Progress, database: str) -> str | None:
     batch, counts = progress.batch, progress.counts
+    if batch.state is BatchState.PURGING:
+        return f"being purged, by somebody else or half-way: {_command('purge', database, batch.name)} completes it"
     if batch.state is BatchState.CANCELLED:
         return f"cancelled: its last {counts.live:,} jobs are on their way out"
     if not counts.live:
@@ -56,7 +61,18 @@ def _why_unserved(progress: Progress, database: str) -> str | None:
 
 
 def _why_lane(progress: Progress, database: str) -> str | None:
-    halted = [lane for lane in progress.lanes if lane.halted_at is not None]
+    """Say what keeps the lane; only where something is due and nothing runs, since its lanes may be another's.
+
+    Which server a process calls is its own affair: a lane of the same worker and model may be one that no
+    process uses any more. One that is used is probed when its time has come.
+    """
+    if progress.running or _delayed(progress):
+        return None
+    halted = [
+        lane
+        for lane in progress.lanes
+        if lane.halted_at is not None and (lane.probe_at or 0) > progress.now - PROBE_OVERDUE_MS
+    ]
     if halted:
         lane = halted[0]
         probe = f"; tried again at {_clock(lane.probe_at)}" if (lane.probe_at or 0) > progress.now else ""
@@ -74,9 +90,9 @@ def _why_lane(progress: Progress, database: str) -> str | None:
 
 def _why_idle(progress: Progress) -> str | None:
     batch, pending = progress.batch, progress.counts.pending
-    if progress.counts.inflight or not pending:
+    if progress.running or not pending:
         return None
-    if progress.next_due_at is not None and progress.next_due_at > progress.now:
+    if _delayed(progress):
         rest = "the last job is" if pending == 1 else f"all {pending:,} jobs left are"
         return f"{rest} delayed by an earlier failure, the first until {_clock(progress.next_due_at)}"
     if all(runner.in_flight >= runner.concurrency for runner in _serving(progress)):
@@ -84,6 +100,11 @@ def _why_idle(progress: Progress) -> str | None:
     if batch.endpoint != "default":
         return f"no live worker has taken a job: its settings may not name the endpoint {batch.endpoint!r}"
     return None
+
+
+def _delayed(progress: Progress) -> bool:
+    """Whether nothing is due yet; a job whose lease ran out is due at once."""
+    return progress.leased_until is None and (progress.next_due_at or 0) > progress.now
 
 
 def lane_label(lane: Lane) -> str:

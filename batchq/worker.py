@@ -8,7 +8,7 @@ A worker is an async function that answers one prompt:
 It is given the prompt (a string, or a dict when the input line held messages or a body). One that
 annotates its first parameter with `Request` gets everything there is to know instead. It returns a
 string, any JSON value, or an `Answer` with usage and cost. It steers by raising `RetryLater`,
-`Reject`, `Throttle` or `Halt`; any other exception is retried with back-off.
+`Reject`, `Throttled` or `Halt`; any other exception is retried with back-off.
 
 A worker that owns a client is an async context manager factory, opened once per process:
 
@@ -91,6 +91,8 @@ class Request:
 class Steer(Exception):
     """The base of what a worker raises to decide its job's outcome; `answer` is what was paid for."""
 
+    default_class = "worker"
+
     def __init__(
         self,
         message: str = "",
@@ -101,7 +103,6 @@ class Steer(Exception):
     ) -> None:
         """Give the reason as a person should read it."""
         super().__init__(message)
-        self.message = message
         self.error_class = error_class
         self.status = status
         self.answer = answer
@@ -109,6 +110,8 @@ class Steer(Exception):
 
 class RetryLater(Steer):
     """Try again: after `after` seconds, or with back-off. Charges an attempt."""
+
+    default_class = "retry_later"
 
     def __init__(
         self,
@@ -127,9 +130,13 @@ class RetryLater(Steer):
 class Reject(Steer):
     """This prompt can't succeed: the job fails now."""
 
+    default_class = "rejected"
+
 
 class Throttled(Steer):
     """The provider asks for patience: the lane waits `after` seconds; no attempt is charged."""
+
+    default_class = "throttled"
 
     def __init__(
         self,
@@ -148,6 +155,8 @@ class Throttled(Steer):
 class Halt(Steer):
     """Nothing in this lane can succeed (bad key, no credit): it stops until the cause is gone."""
 
+    default_class = "halted"
+
 
 WorkerFunction = Callable[..., Awaitable[Json | Answer]]
 Handler = Callable[[Request], Awaitable[Json | Answer]]
@@ -156,10 +165,15 @@ WorkerFactory = Callable[[Endpoint], AbstractAsyncContextManager[WorkerFunction]
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A worker with its needs: what an entry point names when a bare function does not say enough."""
+    """A worker with its needs: what an entry point names when a bare function does not say enough.
+
+    `check` raises ConfigurationError for an endpoint that it could not serve, such as one without a key:
+    at once, without opening anything.
+    """
 
     open: WorkerFactory
     needs_model: bool = False
+    check: Callable[[Endpoint], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +183,7 @@ class FoundWorker:
     name: str
     open: Callable[[Endpoint], AbstractAsyncContextManager[Handler]]
     needs_model: bool = False
+    check: Callable[[Endpoint], None] = lambda _endpoint: None
 
 
 def worker_name(reference: str) -> str:
@@ -195,7 +210,10 @@ def find_worker(reference: str) -> FoundWorker:
     found = _load_reference(reference) if ":" in reference else _load_entry_point(reference)
     name = worker_name(reference)
     if isinstance(found, Plugin):
-        return FoundWorker(name, _handlers_from(found.open), needs_model=found.needs_model)
+        handlers = _handlers_from(found.open)
+        if found.check is None:
+            return FoundWorker(name, handlers, needs_model=found.needs_model)
+        return FoundWorker(name, handlers, needs_model=found.needs_model, check=found.check)
     if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None)):  # noqa: B004
         return FoundWorker(name, _always(adapt(cast("WorkerFunction", found))))
     if callable(found) and hasattr(found, "__wrapped__"):  # what @asynccontextmanager leaves behind
@@ -262,6 +280,8 @@ def _load_reference(reference: str) -> object:
     target, _, function = reference.rpartition(":")
     try:
         module = _load_script(Path(target)) if target.endswith(".py") else _load_module(target)
+    except (ConfigurationError, ImportError) as error:
+        raise ConfigurationError(f"can't import {target}: {error}") from error
     except Exception as error:
         raise ConfigurationError(f"can't import {target}: {type(error).__name__}: {error}") from error
     try:

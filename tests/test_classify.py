@@ -38,7 +38,7 @@ def test_the_reason_is_the_providers_own():
 
     verdict = classify(status, headers, body)
 
-    assert verdict.message.startswith("'messages' must contain the word 'json'")
+    assert str(verdict).startswith("'messages' must contain the word 'json'")
 
 
 def test_usage_cost_and_origin_are_kept():

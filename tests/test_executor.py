@@ -8,15 +8,25 @@ import anyio
 import pytest
 
 from batchq.executor import build_request, execute, shorten
-from batchq.jobs import Batch, BatchState, Claim, Failed, Halted, Retry, Succeeded, Throttled
+from batchq.jobs import (
+    Batch,
+    BatchState,
+    Claim,
+    Ended,
+    Failed,
+    Halted,
+    Released,
+    Retry,
+    Succeeded,
+    Throttled,
+)
+from batchq.settlement import settle
 from batchq.worker import Answer, Halt, Reject, Request, RetryLater, Usage, adapt
 from batchq.worker import Throttled as SlowDown
 
 
 def claim(payload: object = "hello", *, timeout_ms: int = 5_000, settings: dict | None = None) -> Claim:
-    batch = Batch(
-        1, "b", "w", "default", "m", settings or {}, 0, 8, timeout_ms, None, BatchState.OPEN, 1, 0, 0, None
-    )
+    batch = Batch(1, "b", "w", "default", "m", settings or {}, 0, 8, timeout_ms, None, BatchState.OPEN, 1, 0, 0, None)
     text = payload.text if isinstance(payload, Raw) else json.dumps(payload)
     return Claim(1, 1, batch, 0, "id-0", text, 1, 0, 0)
 
@@ -98,6 +108,96 @@ def test_whatever_a_worker_raises_is_one_outcome(error, kind, error_class):
     assert outcome.reason.error_class == error_class
 
 
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RetryLater("x", after="2"),
+        RetryLater("x", after="soon"),
+        SlowDown("x", after=float("inf")),
+        SlowDown("x", after=-5),
+        Reject(ValueError("not text")),
+        Reject("x", error_class=404),
+        Reject("x", status="400"),
+        Reject("x", answer=Answer("half", cost=float("inf"))),
+        Reject("x", answer="half"),
+        Halt(None),
+        Unprintable(),
+    ],
+    ids=repr,
+)
+def test_odd_values_in_what_a_worker_raises_harm_nobody(error):
+    outcome = run(raising(error))
+
+    settled = settle(Ended(claim(), outcome, 1))
+    assert isinstance(settled.delay_ms, int)
+    assert settled.pause_ms is None or settled.pause_ms >= 0
+    assert isinstance(settled.reason.message, str)
+    assert isinstance(settled.reason.error_class, str)
+
+
+def test_a_time_to_wait_may_be_text():
+    assert run(raising(RetryLater("x", after="2"))).after == 2
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"usage": {"input_tokens": 3}},
+        {"usage": Usage(input_tokens="12")},
+        {"usage": Usage(input_tokens=-1)},
+        {"usage": Usage(input_tokens=2**80)},
+        {"cost": float("nan")},
+        {"cost": "free"},
+        {"cost": -1},
+        {"meta": {"when": {1, 2}}},
+        {"meta": 3},
+        {"finish_reason": 3},
+    ],
+    ids=repr,
+)
+def test_a_paid_answer_survives_odd_accounting(extra):
+    answer = run(returning(Answer("paid for", **extra))).answer
+
+    assert answer.result == '"paid for"'
+    assert answer.usage.input_tokens is None
+    assert answer.cost is None
+
+
+def test_a_call_given_up_is_released_even_if_the_worker_makes_an_error_of_it():
+    async def main():
+        scope, started = anyio.CancelScope(), anyio.Event()
+
+        async def stubborn(prompt):
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            except asyncio.CancelledError as error:
+                raise ConnectionError("aborted") from error
+
+        task = asyncio.create_task(execute(claim(), adapt(stubborn), scope))
+        await started.wait()
+        scope.cancel()
+        assert isinstance(await task, Released)
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_cancels_its_own_task_is_retried():
+    async def suicidal(prompt):
+        asyncio.current_task().cancel()
+        await anyio.sleep(1)
+
+    outcome = run(suicidal)
+
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.error_class == "cancelled_itself"
+
+
 def test_a_paid_answer_travels_with_a_rejection():
     outcome = run(raising(Reject("cut off", error_class="truncated", answer=Answer("half", cost=0.5))))
 
@@ -117,17 +217,20 @@ def test_a_call_that_hangs_ends_at_its_deadline():
 
 def test_a_cancellation_from_outside_is_raised():
     async def main():
-        started = anyio.Event()
+        started, outcomes = anyio.Event(), []
 
         async def hang(prompt):
             started.set()
             await anyio.sleep_forever()
 
-        task = asyncio.create_task(execute(claim(), adapt(hang)))
-        await started.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        async def attempt():
+            outcomes.append(await execute(claim(), adapt(hang)))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(attempt)
+            await started.wait()
+            group.cancel_scope.cancel()
+        assert outcomes == []
 
     asyncio.run(main())
 

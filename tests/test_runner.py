@@ -1,8 +1,10 @@
 """The loop of a worker process, in this process: real store, real exchange, workers of the test's own."""
 
+import asyncio
 import json
 import sqlite3
 import time
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import anyio
@@ -457,3 +459,182 @@ def test_the_one_result_that_cannot_be_stored_fails_alone(queue, monkeypatch):
 
     queue(test)
 
+
+def test_a_client_that_opens_slowly_holds_up_nobody_else(queue):
+    async def test(store):
+        await enqueue(store, 20)
+        other = await store.open_batch(NewBatch("slow", "slow"))
+        await store.add_jobs(other, [NewJob(0, None, "0" * 32, '"x"')])
+        await store.seal(other)
+        order = []
+
+        @asynccontextmanager
+        async def open_slowly(endpoint):
+            await anyio.sleep(0.5)
+
+            async def call(request):
+                order.append("slow")
+
+            yield call
+
+        async def quick(prompt):
+            order.append("quick")
+
+        workers = found("w", quick) | {"slow": FoundWorker("slow", open_slowly)}
+        await Runner(store, workers, ENDPOINTS, RunnerOptions(until_empty=True, concurrency=4)).run()
+
+        assert order == ["quick"] * 20 + ["slow"]
+
+    queue(test)
+
+
+def test_a_client_that_fails_to_open_costs_the_others_nothing(queue):
+    async def test(store):
+        await enqueue(store, 20)
+        other = await store.open_batch(NewBatch("broken", "broken", priority=5))
+        await store.add_jobs(other, [NewJob(0, None, "0" * 32, '"x"')])
+        await store.seal(other)
+
+        @asynccontextmanager
+        async def refuse(endpoint):
+            raise RuntimeError("no GPU")
+            yield
+
+        workers = found("w", upper) | {"broken": FoundWorker("broken", refuse)}
+        with pytest.raises(ConfigurationError, match="no GPU"):
+            await Runner(store, workers, ENDPOINTS, RunnerOptions(until_empty=True)).run()
+
+        assert (await store.progress("b")).counts.done == 20
+        assert (await store.progress("broken")).counts.pending == 1
+
+    queue(test)
+
+
+def test_a_client_with_a_task_group_of_its_own_is_closed_in_order(queue):
+    async def test(store):
+        await enqueue(store, 3)
+        closed = []
+
+        @asynccontextmanager
+        async def opened(endpoint):
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+
+                async def call(request):
+                    return "ok"
+
+                yield call
+                group.cancel_scope.cancel()
+            closed.append(True)
+
+        assert (
+            await Runner(store, {"w": FoundWorker("w", opened)}, ENDPOINTS, RunnerOptions(until_empty=True)).run()
+            is Stop.EMPTY
+        )
+        assert closed == [True]
+
+    queue(test)
+
+
+def test_stopping_at_once_does_not_wait_for_a_lock(queue):
+    async def test(store):
+        await enqueue(store, 10)
+        started = anyio.Event()
+
+        async def worker(prompt):
+            started.set()
+            await anyio.sleep_forever()
+
+        other = sqlite3.connect(store.location, isolation_level=None, timeout=5)
+        running = runner(store, worker, concurrency=4, until_empty=False)
+        async with anyio.create_task_group() as group:
+            group.start_soon(running.run)
+            await started.wait()
+            other.execute("BEGIN IMMEDIATE")
+            running.stop(now=True)
+            began = time.monotonic()
+        took = time.monotonic() - began
+        other.execute("ROLLBACK")
+        other.close()
+
+        assert took < 15
+
+    queue(test)
+
+
+def test_a_call_that_ignores_its_cancellation_is_released_and_burns_no_cpu(queue):
+    async def test(store):
+        await enqueue(store, 4)
+        started, let_go = anyio.Event(), anyio.Event()
+
+        async def stubborn(prompt):
+            started.set()
+            with anyio.CancelScope(shield=True):
+                await let_go.wait()
+            return "late"
+
+        running = runner(store, stubborn, concurrency=4, until_empty=False)
+        async with anyio.create_task_group() as group:
+            group.start_soon(running.run)
+            await started.wait()
+            running.stop(now=True)
+            spent = time.process_time()
+            await until_async(lambda: all_pending(store))
+            assert time.process_time() - spent < 2
+            let_go.set()
+
+        assert {(row.state, row.attempts) for row in await rows(store)} == {(JobState.PENDING, 0)}
+
+    queue(test)
+
+
+async def all_pending(store: Store) -> bool:
+    return (await store.progress("b")).counts.pending == 4
+
+
+async def until_async(condition) -> None:
+    with anyio.fail_after(DEADLINE):
+        while not await condition():
+            await anyio.sleep(0.05)
+
+
+def test_a_native_cancellation_releases_what_it_holds(queue):
+    async def test(store):
+        await enqueue(store, 10)
+        started = anyio.Event()
+
+        async def worker(prompt):
+            started.set()
+            await anyio.sleep_forever()
+
+        task = asyncio.create_task(runner(store, worker, concurrency=5).run())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert {(row.state, row.attempts) for row in await rows(store)} == {(JobState.PENDING, 0)}
+
+    queue(test)
+
+
+def test_an_abandoned_cancel_is_finished_by_any_runner(queue):
+    async def test(store):
+        await enqueue(store, 10)
+        raw = sqlite3.connect(store.location)
+        raw.execute("UPDATE batches SET state = 'cancelled'")
+        raw.commit()
+        raw.close()
+        running = runner(store, upper, until_empty=False)
+        async with anyio.create_task_group() as group:
+            group.start_soon(running.run)
+            await until_async(lambda: finished(store))
+            running.stop()
+
+        assert {row.state for row in await rows(store)} == {JobState.CANCELLED}
+
+    queue(test)
+
+
+async def finished(store: Store) -> bool:
+    return (await store.progress("b")).finished

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from batchq.cli.exits import run_command
+from batchq.cli.exits import open_missing_streams, run_command
 
 
 def main() -> None:
     """Run `batchq` with the arguments of this process, and exit."""
+    open_missing_streams()
     from batchq.cli.commands import batchq
 
     sys.exit(run_command(batchq, sys.argv[1:]))

@@ -13,9 +13,10 @@ from batchq.cli.options import (
     HELP_NAMES,
     command_class,
     command_line,
-    database_of,
+    database_path,
     db_option,
     run_async,
+    settings_of,
 )
 from batchq.cli.text import dollars, one_line, plural
 
@@ -53,9 +54,10 @@ def collect(
 
     if out == Path("-"):
         out = None
+    settings = settings_of(db=db)
+    location = settings.db
     if out is not None:
-        check_output(out, overwrite=force)
-    location = database_of(db)
+        check_output(out, overwrite=force, database=database_path(settings))
     collected = run_async(
         lambda: _collect(location, name, out, with_prompt=with_prompt, wait=not no_wait, wait_timeout=wait_timeout)
     )
@@ -67,10 +69,12 @@ async def _collect(
     location: str, name: str, out: Path | None, *, with_prompt: bool, wait: bool, wait_timeout: float | None
 ) -> Collected:
     from batchq.cli.progress import show_progress
-    from batchq.coordinator import wait_until_finished, write_results
+    from batchq.coordinator import check_not_source, wait_until_finished, write_results
     from batchq.store import open_store
 
     async with await open_store(location) as store:
+        if out is not None:
+            check_not_source(out, await store.batch(name))
         if wait:
             with show_progress(store.location) as update:
                 await wait_until_finished(store, name, wait_timeout=wait_timeout, on_progress=update)

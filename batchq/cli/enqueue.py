@@ -10,15 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.exits import say
-from batchq.cli.options import HELP_NAMES, command_class, command_line, db_option, json_option, run_async
-from batchq.cli.request_options import Asked, request_options, surveyed
+from batchq.cli.exits import put, say
+from batchq.cli.options import (
+    HELP_NAMES,
+    command_class,
+    command_line,
+    db_option,
+    is_terminal,
+    json_option,
+    run_async,
+    settings_of,
+)
+from batchq.cli.request_options import Asked, policy_of, request_options, say_policy, surveyed
 from batchq.cli.text import plural
 
 if TYPE_CHECKING:
     from batchq.jobs import NewBatch
-    from batchq.producer import Enqueued
+    from batchq.producer import Enqueued, Policy
     from batchq.survey import Survey
+
+
+MAX_NAME = 120
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Add the prompts of a file to a batch.")
@@ -46,22 +58,22 @@ def enqueue(
     batchq enqueue prompts.jsonl --model openai/gpt-4o-mini
     batchq enqueue reviews.csv --prompt-field text --system "Positive or negative?" --set temperature=0
     """
-    from batchq.config import load_settings
-
     asked = Asked(**options)
     path = None if source == "-" else Path(source)
     name = checked_name(batch, path)
-    if path is None and sys.stdin.isatty():
+    if path is None and is_terminal(sys.stdin):
         say("batchq: reading rows from the terminal; Ctrl-D ends them")
-    settings = load_settings(db=db)
+    settings = settings_of(db=db)
+    if asked.endpoint not in settings.known_endpoints():
+        say(f"batchq: {settings.unknown_endpoint(asked.endpoint)}; a worker elsewhere must know it")
     with surveyed(path, asked, settings) as (survey, unnamed):
         new = replace(unnamed, name=name)
         sealing = path is not None if seal is None else seal
-        done = run_async(lambda: _add(settings.db, survey, new, seal=sealing))
-    _warn(done, asked, new)
+        done = run_async(lambda: _add(settings.db, survey, new, policy_of(asked), seal=sealing))
+    say_policy(done)
     _report(done, asked, db)
     if as_json:
-        click.echo(json.dumps(_summary(done)))
+        put(json.dumps(_summary(done)))
     return 0
 
 
@@ -69,38 +81,33 @@ def checked_name(asked: str | None, path: Path | None) -> str:
     """Return the batch's name: as asked for, or the file's. Raises a usage error where it can't be one."""
     if asked is None and path is None:
         raise click.UsageError("from standard input the batch needs a name: --batch NAME")
+    if path is not None and path.is_dir():
+        raise click.UsageError(f"{path} is a directory: name a file in it")
     name = asked if asked is not None else path.stem if path is not None else ""
-    if not name.strip() or not name.isprintable():
-        raise click.UsageError(f"{name!r} can't be the name of a batch: choose another with --batch")
+    refuse_bad_name(name)
     return name
 
 
-async def _add(location: str, survey: Survey, new: NewBatch, *, seal: bool) -> Enqueued:
+def refuse_bad_name(name: str) -> None:
+    """Raise a usage error for a name that nobody could type, or read in a table."""
+    problem = None
+    if not name.strip() or not name.isprintable():
+        problem = "it is empty, or has characters that nobody can see"
+    elif name.startswith("-"):
+        problem = "it begins with a dash, and would be taken for an option"
+    elif len(name) > MAX_NAME:
+        problem = f"it has {len(name):,} characters, and at most {MAX_NAME} are possible"
+        name = name[:40] + "…"
+    if problem:
+        raise click.UsageError(f"{name!r} can't be the name of a batch: {problem}; choose another with --batch")
+
+
+async def _add(location: str, survey: Survey, new: NewBatch, policy: Policy, *, seal: bool) -> Enqueued:
     from batchq.producer import enqueue as add
     from batchq.store import open_store
 
     async with await open_store(location, create=True) as store:
-        return await add(store, survey, new, seal=seal)
-
-
-def _warn(done: Enqueued, asked: Asked, new: NewBatch) -> None:
-    """Say which options had no effect, because the batch was there already."""
-    kept = [
-        f"--{name.replace('_', '-')} {old}"
-        for name, given, old, wanted in (
-            ("priority", asked.priority, done.batch.priority, new.priority),
-            ("max_attempts", asked.max_attempts, done.batch.max_attempts, new.max_attempts),
-            (
-                "call_timeout",
-                asked.call_timeout,
-                done.batch.call_timeout_ms // 1000,
-                new.call_timeout_ms // 1000,
-            ),
-        )
-        if given is not None and old != wanted
-    ]
-    if kept:
-        say(f"batchq: {done.batch.name} was made before, and keeps {', '.join(kept)}")
+        return await add(store, survey, new, seal=seal, policy=policy)
 
 
 def _report(done: Enqueued, asked: Asked, db: str | None) -> None:
@@ -110,7 +117,10 @@ def _report(done: Enqueued, asked: Asked, db: str | None) -> None:
         if done.skipped:
             parts.append(f"{done.skipped:,} were there already")
     else:
-        parts = [f"nothing to add: all {plural(done.total, 'row')} are in {name} already"]
+        rows = "its 1 row is" if done.total == 1 else f"all {done.total:,} rows are"
+        parts = [f"nothing to add: {rows} in {name} already"]
+    if done.absent:
+        parts.append(f"the batch has {plural(done.absent, 'job')} more, which the input has no row for")
     if done.bad:
         parts.append(f"{plural(done.bad, 'bad row')} left out, see {asked.skip_bad}")
     worker = ["--worker", asked.worker] if ":" in asked.worker else []
@@ -128,4 +138,5 @@ def _summary(done: Enqueued) -> dict[str, object]:
         "bad": done.bad,
         "total": done.total,
         "sealed": done.sealed,
+        "absent": done.absent,
     }

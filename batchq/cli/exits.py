@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO, cast
 
 import click
 
 from batchq.cli.text import clean, one_line
-from batchq.errors import BadInput, BatchqError
+from batchq.errors import BadInput, BatchqError, OutputFailed
 
 EXIT_FAILURE = 1
 EXIT_SOME_FAILED = 3
@@ -22,7 +23,7 @@ def run_command(command: click.Command, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code: what its callback returns, or what its exception says."""
     try:
         code = command.main(args=list(arguments), prog_name="batchq", standalone_mode=False)
-        sys.stdout.flush()
+        _flush_stdout()
     except BaseException as error:
         if os.environ.get(DEBUG_VARIABLE) and not isinstance(error, click.ClickException | SystemExit):
             raise
@@ -30,10 +31,50 @@ def run_command(command: click.Command, arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def open_missing_streams() -> None:
+    """Put something in the place of the standard streams that the caller has closed.
+
+    Else the next file that is opened would take the place, and be written to as if it were the stream.
+    What is missing on stderr or stdin is as nothing; data that can't be written to stdout is an error.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
+    if sys.stdout is None:
+        unwritable = os.open(os.devnull, os.O_RDONLY)
+        sys.stdout = cast("TextIO", open(unwritable, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+
+def put(text: str) -> None:
+    """Print data on stdout. Raises OutputFailed where that is not possible."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"can't write to standard output: {error.strerror or error}") from error
+
+
+def _flush_stdout() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"can't write to standard output: {error.strerror or error}") from error
+
+
 def say(message: str) -> None:
-    """Print a message for people on stderr, free of control characters."""
-    with suppress(OSError):
-        click.echo(clean(message), err=True)
+    """Print a message for people on stderr, free of control characters.
+
+    On what `sys.stderr` is now, which click.echo would look through: above the bar while one is shown.
+    """
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            sys.stderr.write(f"{clean(message)}\n")
+            sys.stderr.flush()
 
 
 def _code_of(error: BaseException) -> int:
@@ -43,6 +84,8 @@ def _code_of(error: BaseException) -> int:
             return error.exit_code
         case BatchqError():
             _explain(error)
+            if isinstance(error, OutputFailed):
+                _forget_stdout()
             return error.exit_code
         case KeyboardInterrupt() | click.Abort():
             say("batchq: interrupted")
@@ -52,6 +95,8 @@ def _code_of(error: BaseException) -> int:
             return EXIT_FAILURE
         case SystemExit():
             return error.code if isinstance(error.code, int) else EXIT_FAILURE
+        case OSError() if (failure := _stdout_failure()) is not None:  # of click's own --help and --version
+            return _code_of(failure)
         case _:
             what = f"{type(error).__name__}: {one_line(str(error))}"
             say(f"batchq: unexpected {what}; run with {DEBUG_VARIABLE}=1 for the traceback")
@@ -67,7 +112,16 @@ def _explain(error: BatchqError) -> None:
     say(f"batchq: {error}")
 
 
+def _stdout_failure() -> OutputFailed | None:
+    """Return why stdout can't be written: what it could not write it still holds."""
+    try:
+        _flush_stdout()
+    except OutputFailed as failure:
+        return failure
+    return None
+
+
 def _forget_stdout() -> None:
-    """Leave Python nothing to flush into the pipe that its reader has closed."""
-    with suppress(OSError):
+    """Leave Python nothing to flush, at its end, into a stream that can't take it."""
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

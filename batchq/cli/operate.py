@@ -30,9 +30,11 @@ def retry(name: str, *, error_class: str | None, db: str | None) -> None:
         if moved:
             following = command_line("collect", name, db=db)
             return f"{plural(moved, 'job')} of {name} will run again; next: {following}"
-        known = ", ".join(group.error_class for group in await store.errors(batch))
+        known = [group.error_class for group in await store.errors(batch)]
+        if (await store.progress(name)).counts.cancelled:
+            known.append("cancelled")
         if error_class and known:
-            return f"no job of {name} failed with {error_class}; there is {known}"
+            return f"no job of {name} failed with {error_class}; there is {', '.join(known)}"
         return f"no job of {name} has failed or was cancelled"
 
     _operate(name, db, act)
@@ -60,7 +62,13 @@ def pause(name: str, *, db: str | None) -> None:
     """Start no more jobs of the batch NAME; those in flight finish."""
 
     async def act(store: Store, batch: Batch) -> str:
+        from batchq.jobs import BatchState
+
         _refuse_cancelled(batch, db)
+        if batch.state is BatchState.PAUSED:
+            return f"{name} is paused already: nothing changed"
+        if (await store.progress(name)).finished:
+            return f"{name} has ended already: nothing changed"
         await store.pause(batch)
         return f"{name} is paused; {command_line('resume', name, db=db)} goes on"
 
@@ -74,8 +82,13 @@ def resume(name: str | None, *, db: str | None) -> None:
     """Go on with the batch NAME, also after a halt; without NAME, lift all halts."""
 
     async def act(store: Store, batch: Batch) -> str:
+        from batchq.jobs import BatchState
+
         _refuse_cancelled(batch, db)
         reopened = await store.resume(batch)
+        if batch.state is not BatchState.PAUSED and not reopened:
+            ended = (await store.progress(batch.name)).finished
+            return f"{name} {'has ended' if ended else 'was neither paused nor halted'}: nothing changed"
         return f"{name} goes on" + (f"; {plural(reopened, 'halt')} lifted" if reopened else "")
 
     if name is None:

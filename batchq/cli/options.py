@@ -8,15 +8,24 @@ import shlex
 import sys
 from collections.abc import Callable, Coroutine
 from functools import cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from batchq.config import Settings
 
 T = TypeVar("T")
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
+MAX_DURATION_DAYS = 3650
+# What every database holds in an INTEGER, and in a BIGINT.
+MAX_INTEGER = 2**31 - 1
+MAX_BIGINT = 2**63 - 1
+MAX_CONCURRENCY = 10_000
 
 
 class Duration(click.ParamType[float]):
@@ -31,7 +40,10 @@ class Duration(click.ParamType[float]):
         match = _DURATION.fullmatch(str(value).strip().lower())
         if match is None:
             self.fail(f"{value!r} is not a duration; write 90s, 15m, 2h or 30d", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds > MAX_DURATION_DAYS * _UNITS["d"]:
+            self.fail(f"{value!r} is too long: at most {MAX_DURATION_DAYS}d", param, ctx)
+        return seconds
 
 
 DURATION = Duration()
@@ -45,7 +57,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 @cache
 def on_terminal() -> bool:
     """Whether a person may see colours."""
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    return is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is open and shown to a person."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
 
 
 @cache
@@ -58,11 +78,30 @@ def command_class() -> type[click.Command]:
     return RichCommand
 
 
+def settings_of(**flags: object) -> Settings:
+    """Read the settings of a command, and see that their database could be one. None was not given."""
+    from batchq.config import load_settings
+    from batchq.errors import DatabaseUnavailable, UsageError
+
+    settings = load_settings(**flags)
+    path = database_path(settings)
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory: name a file in it with --db")
+    if path.exists() and not os.access(path, os.R_OK):
+        raise DatabaseUnavailable(f"{path} can't be read: this user has no permission; check its mode and owner")
+    return settings
+
+
+def database_path(settings: Settings) -> Path:
+    """Return the file of the queue that the settings name."""
+    from batchq.database import sqlite_path
+
+    return sqlite_path(settings.db)
+
+
 def database_of(flag: str | None) -> str:
     """Return the database that a command means: its flag, or what the settings say."""
-    from batchq.config import load_settings
-
-    return load_settings(db=flag).db
+    return settings_of(db=flag).db
 
 
 def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

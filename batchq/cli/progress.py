@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchq.cli.exits import say
+from batchq.cli.options import is_terminal
 from batchq.cli.text import dollars, duration, one_line
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ WHY_SECONDS = 1.0
 @contextmanager
 def show_progress(database: str) -> Iterator[Callable[[Progress], None]]:
     """Show what the function that this yields is given; `database` is named in suggested commands."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
         yield _Lines(database).update
         return
     from rich.console import Console
@@ -35,7 +36,9 @@ def show_progress(database: str) -> Iterator[Callable[[Progress], None]]:
 
     bar = _Bar(database)
     console = Console(stderr=True)
-    with Live(bar, console=console, refresh_per_second=8, transient=True, redirect_stdout=False):
+    # While this is live `sys.stderr` is its own: what anybody writes there (`say`, the log) appears above the
+    # bar, and the bar is gone when this ends, so that it stands in nobody's way.
+    with Live(bar, console=console, refresh_per_second=8, transient=True, redirect_stdout=False, redirect_stderr=True):
         yield bar.update
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.exits import say
-from batchq.cli.options import DURATION, HELP_NAMES, command_class, database_of, db_option, run_async
+from batchq.cli.exits import EXIT_FAILURE, say
+from batchq.cli.options import DURATION, HELP_NAMES, command_class, database_of, db_option, is_terminal, run_async
 from batchq.cli.text import one_line, plural
 
 if TYPE_CHECKING:
@@ -24,20 +24,24 @@ _SHOWN_BATCHES = 10
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also if jobs are unfinished.")
 @db_option
-def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool, db: str | None) -> None:
+def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool, db: str | None) -> int:
     """Delete the batch NAME, or all that finished long ago: jobs, results and the log of their attempts."""
-    if (name is None) == (older_than is None):
+    if name is None and older_than is None:
         raise click.UsageError("name a batch, or give --older-than AGE")
+    if name is not None and older_than is not None:
+        raise click.UsageError(f"either the batch {name!r} or --older-than AGE, not both")
     location = database_of(db)
     chosen = run_async(lambda: _choose(location, name, older_than, force=force))
     if not chosen:
         say("batchq: no batch has been finished for that long")
-        return
+        return 0
     jobs = plural(sum(batch.size for batch in chosen), "job")
-    if not yes:
-        _confirm(f"Delete {_names(chosen)} with {jobs} for good?")
+    if not (yes or _confirmed(f"Delete {_names(chosen)} with {jobs} for good?")):
+        say("batchq: nothing was deleted")
+        return EXIT_FAILURE
     run_async(lambda: _purge(location, chosen))
     say(f"batchq: deleted {plural(len(chosen), 'batch')} with {jobs}")
+    return 0
 
 
 async def _choose(location: str, name: str | None, older_than: float | None, *, force: bool) -> list[Batch]:
@@ -70,10 +74,17 @@ async def _purge_batch(store: Store, batch: Batch) -> None:
     await store.purge(batch)
 
 
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
+def _confirmed(question: str) -> bool:
+    """Ask on the terminal; its end (Ctrl-D) is a no, too."""
+    if not is_terminal(sys.stdin):
         raise click.UsageError("purge asks before it deletes, and there is no terminal to ask on: give --yes")
-    click.confirm(question, abort=True, err=True)
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as abort:
+        if not isinstance(abort.__context__, EOFError):
+            raise
+        say("")
+        return False
 
 
 def _names(chosen: list[Batch]) -> str:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from batchq.cli.exits import say
-from batchq.cli.options import DURATION
+from batchq.cli.options import DURATION, MAX_INTEGER, database_path
 
 if TYPE_CHECKING:
     from batchq.config import Settings
     from batchq.jobs import Json, NewBatch
+    from batchq.producer import Enqueued, Policy
     from batchq.survey import Survey
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # The same as formats.FORMATS, which costs imports that --help can do without.
 INPUT_FORMATS = ("jsonl", "txt", "csv", "tsv")
+_SHOWN = 80
 _OWNED = {
     "model": "use --model",
     "messages": "the input holds the messages",
@@ -72,8 +74,14 @@ def request_options(command: F) -> F:
             "--endpoint", default="default", show_default=True, metavar="NAME",
             help="The server to call, by its name in the workers' settings.",
         ),
-        click.option("--priority", type=int, help="Higher goes first.  [default: 0]"),
-        click.option("--max-attempts", type=click.IntRange(min=1), help="Tries per job.  [default: 8]"),
+        click.option(
+            "--priority", type=click.IntRange(-MAX_INTEGER, MAX_INTEGER), metavar="INTEGER",
+            help="Higher goes first.  [default: 0]",
+        ),
+        click.option(
+            "--max-attempts", type=click.IntRange(1, MAX_INTEGER), metavar="INTEGER",
+            help="Tries per job.  [default: 8]",
+        ),
         click.option("--call-timeout", type=DURATION, help="The most that a call may take.  [default: 300s]"),
         click.option(
             "--skip-bad", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -98,11 +106,38 @@ def surveyed(path: Path | None, asked: Asked, settings: Settings) -> Iterator[tu
     new = _new_batch(asked)
     needs_model, may_use_model = _model_needs(asked.worker)
     options = ReadOptions(asked.input_format, asked.prompt_field, asked.id_field)
-    with survey_input(path, options, model=asked.model, skip_bad=asked.skip_bad) as survey:
+    database = database_path(settings)
+    with survey_input(path, options, model=asked.model, skip_bad=asked.skip_bad, database=database) as survey:
         if survey.file_model is not None:
             say(f"batchq: using {asked.model} as --model says, not {survey.file_model} as {survey.name} says")
         default = settings.model if may_use_model else None
         yield survey, complete(new, survey, default_model=default, needs_model=needs_model)
+
+
+def policy_of(asked: Asked) -> Policy:
+    """Return what was asked for that also changes a batch that is there already."""
+    from batchq.producer import Policy
+
+    return Policy(asked.priority, asked.max_attempts, _timeout_ms(asked))
+
+
+def say_policy(done: Enqueued) -> None:
+    """Say what the batch, which was there already, has now instead of what it had."""
+    shown = [
+        f"--call-timeout {value / 1000:g}s" if name == "call_timeout_ms" else f"--{name.replace('_', '-')} {value}"
+        for name, value in done.changed.items()
+    ]
+    if shown:
+        say(f"batchq: {done.batch.name} was there already; from now on it has {', '.join(shown)}")
+
+
+def _timeout_ms(asked: Asked) -> int | None:
+    if asked.call_timeout is None:
+        return None
+    timeout_ms = round(asked.call_timeout * 1000)
+    if timeout_ms < 1:
+        raise click.UsageError("--call-timeout must be longer than nothing")
+    return timeout_ms
 
 
 def _new_batch(asked: Asked) -> NewBatch:
@@ -114,9 +149,6 @@ def _new_batch(asked: Asked) -> NewBatch:
         settings["system"] = asked.system
     if asked.params:
         settings["params"] = asked.params
-    timeout_ms = DEFAULT_CALL_TIMEOUT_MS if asked.call_timeout is None else round(asked.call_timeout * 1000)
-    if timeout_ms < 1:
-        raise click.UsageError("--call-timeout must be longer than nothing")
     return NewBatch(
         name="",
         worker=worker_name(asked.worker),
@@ -124,7 +156,7 @@ def _new_batch(asked: Asked) -> NewBatch:
         settings=settings,
         priority=asked.priority or 0,
         max_attempts=asked.max_attempts or DEFAULT_MAX_ATTEMPTS,
-        call_timeout_ms=timeout_ms,
+        call_timeout_ms=_timeout_ms(asked) or DEFAULT_CALL_TIMEOUT_MS,
     )
 
 
@@ -153,7 +185,7 @@ def _parse_params(_context: click.Context, _option: click.Parameter, pairs: Sequ
             raise click.BadParameter(f"{pair!r} is not KEY=VALUE, e.g. temperature=0 or provider.sort=price")
         if names[0] in _OWNED:
             raise click.BadParameter(f"{names[0]!r} can't be set: {_OWNED[names[0]]}")
-        _put(params, names, _parse_value(text), pair)
+        _put(params, names, _parse_value(text, pair), pair)
     return params
 
 
@@ -168,11 +200,22 @@ def _put(params: dict[str, Json], names: Sequence[str], value: Json, pair: str) 
     params[names[-1]] = value
 
 
-def _parse_value(text: str) -> Json:
-    """Read JSON; what is none, or can't be sent as JSON, is a string."""
+def _parse_value(text: str, pair: str) -> Json:
+    """Read JSON; what is none is a string, unless it begins like JSON or can't be sent as JSON."""
     try:
         value: Json = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith(("[", "{", '"')):
+            raise click.BadParameter(f"{pair!r} is not valid JSON: {error}") from None
+        return text
+    except (ValueError, RecursionError):
+        raise click.BadParameter(f"{_short(pair)!r} is too long a number, or nested too deep") from None
+    try:
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
-        return text
+        raise click.BadParameter(f"{_short(pair)!r} can't be sent: JSON has no NaN and no infinity") from None
     return value
+
+
+def _short(pair: str) -> str:
+    return pair if len(pair) <= _SHOWN else pair[:_SHOWN] + "…"

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.collect import exit_code, report
-from batchq.cli.enqueue import checked_name
+from batchq.cli.enqueue import checked_name, refuse_bad_name
 from batchq.cli.exits import say
-from batchq.cli.options import DURATION, HELP_NAMES, command_class, db_option
-from batchq.cli.request_options import Asked, request_options, surveyed
+from batchq.cli.options import (
+    DURATION,
+    HELP_NAMES,
+    MAX_CONCURRENCY,
+    command_class,
+    database_path,
+    db_option,
+    settings_of,
+)
+from batchq.cli.request_options import Asked, policy_of, request_options, say_policy, surveyed
 from batchq.cli.text import plural
 from batchq.cli.worker import lease_in_ms
 
@@ -20,17 +28,20 @@ if TYPE_CHECKING:
     from batchq.config import Settings
     from batchq.coordinator import Collected
     from batchq.jobs import Batch, NewBatch
+    from batchq.producer import Policy
     from batchq.runner import RunnerOptions
     from batchq.store import Store
     from batchq.survey import Survey
-    from batchq.worker import FoundWorker
+    from batchq.worker import Endpoint, FoundWorker
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Enqueue, work and collect in one.")
 @click.argument("source", metavar="INPUT")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to.")
 @click.option("--batch", metavar="NAME", help="The batch's name; else the file's, with a hash of the settings.")
-@click.option("-c", "--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Calls at once.")
+@click.option(
+    "-c", "--concurrency", type=click.IntRange(1, MAX_CONCURRENCY), default=16, show_default=True, help="Calls at once."
+)
 @click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
 @click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
@@ -62,7 +73,6 @@ def run(
     batchq run prompts.jsonl -o answers.jsonl --model openai/gpt-4o-mini
     batchq run reviews.csv -o labels.jsonl --prompt-field text --system "Positive or negative?"
     """
-    from batchq.config import load_settings
     from batchq.coordinator import check_output
     from batchq.log import set_up_logging
     from batchq.process import gather_workers, run_event_loop
@@ -70,17 +80,22 @@ def run(
     from batchq.runner import RunnerOptions
 
     asked, path = Asked(**options), None if source == "-" else Path(source)
-    if path is not None and out.exists() and path.exists() and out.samefile(path):
-        raise click.UsageError(f"{out} is the input itself: name another file with -o")
-    check_output(out, overwrite=force)
+    _spare(out, path, asked.skip_bad)
     name = checked_name(batch, path)
-    settings = load_settings(db=db, base_url=base_url, api_key_file=api_key_file)
+    settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
+    check_output(out, overwrite=force, database=database_path(settings))
     workers = gather_workers([asked.worker])
+    endpoint = settings.require_endpoint(asked.endpoint)
+    for worker in workers.values():
+        worker.check(endpoint)
     set_up_logging("warning")
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):
         new = replace(unnamed, name=name if batch else run_name(name, unnamed))
-        code = run_event_loop(lambda: _enqueue_and_work(settings, survey, new, workers, runs))
+        refuse_bad_name(new.name)
+        code = run_event_loop(
+            lambda: _enqueue_and_work(settings, survey, new, policy_of(asked), workers, endpoint, runs)
+        )
     if code:
         say(f"batchq: {new.name} is kept as it is; the same command goes on with it")
         return code
@@ -89,18 +104,35 @@ def run(
     return exit_code(collected, strict=strict)
 
 
+def _spare(out: Path, source: Path | None, skip_bad: Path | None) -> None:
+    """Raise a usage error where the results would replace the input, or the bad rows that were set aside."""
+    from batchq.formats import same_file
+
+    if source is not None and same_file(out, source):
+        raise click.UsageError(f"{out} is the input itself: name another file with -o")
+    if skip_bad is not None and same_file(out, skip_bad):
+        raise click.UsageError(f"{out} can't hold both the results (-o) and the bad rows (--skip-bad)")
+
+
 async def _enqueue_and_work(
-    settings: Settings, survey: Survey, new: NewBatch, workers: dict[str, FoundWorker], options: RunnerOptions
+    settings: Settings,
+    survey: Survey,
+    new: NewBatch,
+    policy: Policy,
+    workers: dict[str, FoundWorker],
+    endpoint: Endpoint,
+    options: RunnerOptions,
 ) -> int:
     from batchq.cli.progress import show_progress
     from batchq.coordinator import wait_until_finished
-    from batchq.process import beside, gather_endpoints, run_until_interrupted
+    from batchq.process import beside, run_until_interrupted
     from batchq.producer import enqueue
     from batchq.runner import Runner
     from batchq.store import open_store
 
     async with await open_store(settings.db, create=True) as store:
-        done = await enqueue(store, survey, new)
+        done = await enqueue(store, survey, new, whole=True, policy=policy)
+        say_policy(done)
         retried = await _retry_what_may_pass(store, done.batch)
         say(
             f"batchq: {done.batch.name} in {store.location}: {plural(done.total, 'job')}"
@@ -113,7 +145,7 @@ async def _enqueue_and_work(
             async def watch() -> None:
                 await wait_until_finished(store, done.batch.name, on_progress=update)
 
-            runner = Runner(store, workers, gather_endpoints(settings), options)
+            runner = Runner(store, workers, {endpoint.name: endpoint}, options)
             return await beside(lambda: run_until_interrupted(runner, say), watch)
 
 
@@ -128,7 +160,13 @@ async def _retry_what_may_pass(store: Store, batch: Batch) -> int:
 
 async def _write(settings: Settings, name: str, out: Path, *, with_prompt: bool) -> Collected:
     from batchq.coordinator import write_results
+    from batchq.errors import CannotGoOn
     from batchq.store import open_store
+    from batchq.waiting import why_waiting
 
     async with await open_store(settings.db) as store:
+        progress = await store.progress(name)
+        if not progress.finished:
+            why = why_waiting(progress, store.location) or "run it again to go on with it"
+            raise CannotGoOn(f"{name} has {plural(progress.counts.live, 'unfinished job')}: {why}")
         return await write_results(store, name, out, with_prompt=with_prompt)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, run_async
+from batchq.cli.exits import put
+from batchq.cli.options import HELP_NAMES, MAX_BIGINT, command_class, database_of, db_option, json_option, run_async
 from batchq.cli.text import clean, dollars, one_line, table
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _ATTEMPTS_HEADER = ("try", "outcome", "started", "seconds", "status", "in", "out
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Show one job with its attempts.")
 @click.argument("name")
-@click.argument("position", type=click.IntRange(min=0))
+@click.argument("position", type=click.IntRange(0, MAX_BIGINT), metavar="POSITION")
 @db_option
 @json_option
 def show(name: str, position: int, *, db: str | None, as_json: bool) -> None:
@@ -28,10 +29,10 @@ def show(name: str, position: int, *, db: str | None, as_json: bool) -> None:
     location = database_of(db)
     job, attempts = run_async(lambda: _read(location, name, position))
     if as_json:
-        click.echo(json.dumps(_as_json(name, job, attempts)))
+        put(json.dumps(_as_json(name, job, attempts)))
         return
     for line in _lines(name, job, attempts):
-        click.echo(clean(line))
+        put(clean(line))
 
 
 async def _read(location: str, name: str, position: int) -> tuple[Result, list[Attempt]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, run_async
+from batchq.cli.exits import put
+from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, is_terminal, json_option, run_async
 from batchq.cli.text import clean, dollars, one_line, plural, table
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def _status(location: str, name: str | None, *, watch: bool, as_json: bool
     async with await open_store(location) as store:
         while True:
             found = await read_status(store, name)
-            _print(found, as_json=as_json, clear=watch and sys.stdout.isatty())
+            _print(found, as_json=as_json, clear=watch and is_terminal(sys.stdout))
             if not watch or (name is not None and found.batches[0].finished):
                 return
             await anyio.sleep(WATCH_SECONDS)
@@ -66,8 +67,8 @@ async def read_status(store: Store, name: str | None) -> Status:
         names = [name]
     else:
         batches = await store.batches()
-        live = {batch.id for batch, _, _ in await store.live_batches()}
-        live |= {batch.id for batch in await store.unsealed_batches()}
+        left = await store.unfinished()
+        live = {batch.id for batch in (*(found.batch for found in left.live), *left.unsealed)}
         names = [batch.name for index, batch in enumerate(batches) if index < SHOWN_BATCHES or batch.id in live]
         older = len(batches) - len(names)
     found = tuple([await store.progress(each) for each in names])
@@ -79,10 +80,10 @@ async def read_status(store: Store, name: str | None) -> Status:
 
 def _print(found: Status, *, as_json: bool, clear: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_as_json(found)))
+        put(json.dumps(_as_json(found)))
         return
     text = "\n".join(clean(line) for line in _lines(found))
-    click.echo((_CLEAR if clear else "") + text)
+    put((_CLEAR if clear else "") + text)
 
 
 def _lines(found: Status) -> list[str]:
@@ -135,7 +136,9 @@ def state_of(progress: Progress) -> str:
         return "finished"
     if progress.batch.sealed_at is None:
         return "adding" if progress.enqueueing else "incomplete"
-    return "running" if progress.counts.inflight else "waiting"
+    if progress.counts.inflight:
+        return "running"
+    return "halted" if any(lane.halted_at is not None for lane in progress.lanes) else "waiting"
 
 
 def _as_json(found: Status) -> dict[str, object]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 _KEPT = {"\n", "\t"}
 _NANO = 1_000_000_000
+_LEAST_SHOWN = 100_000  # nano-dollars: $0.0001
 
 
 def clean(text: str) -> str:
@@ -36,7 +37,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 
 def dollars(nano: int | None) -> str:
     """Return a cost as people read it; unknown is not zero."""
-    return "-" if nano is None else f"${nano / _NANO:,.4f}"
+    if nano is None:
+        return "-"
+    return "<$0.0001" if 0 < nano < _LEAST_SHOWN else f"${nano / _NANO:,.4f}"
 
 
 def duration(seconds: float) -> str:

@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.exits import say
-from batchq.cli.options import DURATION, HELP_NAMES, command_class, db_option
+from batchq.cli.options import DURATION, HELP_NAMES, MAX_CONCURRENCY, command_class, db_option, settings_of
 from batchq.cli.text import plural
 
 if TYPE_CHECKING:
+    from batchq.cli.voice import Voice
     from batchq.config import Settings
+    from batchq.jobs import Batch
     from batchq.runner import RunnerOptions
     from batchq.store import Store
-    from batchq.worker import FoundWorker
+    from batchq.worker import Endpoint, FoundWorker
 
 MIN_LEASE_SECONDS = 1.0
 _SHOWN_BATCHES = 10
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Run jobs; start as many as you like.")
-@click.option("-c", "--concurrency", type=click.IntRange(min=1), default=16, show_default=True, help="Calls at once.")
+@click.option(
+    "-c", "--concurrency", type=click.IntRange(1, MAX_CONCURRENCY), default=16, show_default=True, help="Calls at once."
+)
 @click.option("--batch", "batches", multiple=True, metavar="NAME", help="Serve only this batch. Repeatable.")
 @click.option(
     "--worker",
@@ -68,16 +71,19 @@ def worker(
 
     Ctrl-C or SIGTERM once: finish what runs and end. Twice: give it back at once.
     """  # fmt: skip
-    from batchq.config import load_settings
-    from batchq.log import set_up_logging
+    from batchq.cli.voice import start_logging
+    from batchq.errors import BatchqError
     from batchq.process import gather_workers, run_event_loop
     from batchq.runner import RunnerOptions
 
-    settings = load_settings(db=db, base_url=base_url, api_key_file=api_key_file)
     options = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty)
-    workers = gather_workers(references)
-    set_up_logging(log_level)
-    return run_event_loop(lambda: _serve(settings, workers, options, batches))
+    voice = start_logging(log_level)
+    try:
+        settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
+        workers = gather_workers(references)
+        return run_event_loop(lambda: _serve(voice, settings, workers, options, batches))
+    except BatchqError as error:
+        return voice.failed(error)
 
 
 def lease_in_ms(seconds: float) -> int:
@@ -88,7 +94,11 @@ def lease_in_ms(seconds: float) -> int:
 
 
 async def _serve(
-    settings: Settings, workers: dict[str, FoundWorker], options: RunnerOptions, names: tuple[str, ...]
+    voice: Voice,
+    settings: Settings,
+    workers: dict[str, FoundWorker],
+    options: RunnerOptions,
+    names: tuple[str, ...],
 ) -> int:
     from dataclasses import replace
 
@@ -96,32 +106,67 @@ async def _serve(
     from batchq.runner import Runner
     from batchq.store import open_store
 
+    endpoints = gather_endpoints(settings)
     async with await open_store(settings.db, create=not names) as store:
         if names:
             options = replace(options, batch_ids=frozenset([(await store.batch(name)).id for name in names]))
-        await _announce(store, workers, options)
-        runner = Runner(store, workers, gather_endpoints(settings), options, lambda why: say(f"batchq: waiting: {why}"))
-        return await run_until_signalled(runner, say)
+        await _announce(voice, store, settings, workers, options)
+        await _check_keys(store, workers, endpoints, options)
+        runner = Runner(store, workers, endpoints, options)
+        return await run_until_signalled(runner, voice.say)
 
 
-async def _announce(store: Store, workers: dict[str, FoundWorker], options: RunnerOptions) -> None:
-    """Say where this process works and what it will serve, with counts."""
-    calls = plural(options.concurrency, "call")
-    say(f"batchq: worker on {store.location}, {calls} at once, serving {', '.join(workers)}")
-    live = [
-        batch
-        for batch, _, _ in await store.live_batches()
-        if options.batch_ids is None or batch.id in options.batch_ids
-    ]
-    served = [batch for batch in live if batch.worker in workers]
+async def _announce(
+    voice: Voice, store: Store, settings: Settings, workers: dict[str, FoundWorker], options: RunnerOptions
+) -> None:
+    """Say where this process works, what it will serve, with counts, and what it leaves alone, and why."""
+    voice.serving(store.location, options.concurrency, list(workers))
+    live = await _live_batches(store, options)
+    problems = {batch.id: _why_not(batch, settings, workers) for batch in live}
+    served = [batch for batch in live if problems[batch.id] is None]
+    left_alone = [(batch, why) for batch in live if (why := problems[batch.id]) is not None]
     for batch in served[:_SHOWN_BATCHES]:
-        counts = (await store.progress(batch.name)).counts
-        state = "" if batch.state == "open" else f" ({batch.state})"
-        say(f"batchq:   {batch.name}{state}: {counts.pending:,} pending, {counts.inflight:,} in flight")
+        voice.served(batch, (await store.progress(batch.name)).counts)
     if len(served) > _SHOWN_BATCHES:
-        say(f"batchq:   and {plural(len(served) - _SHOWN_BATCHES, 'batch')} more")
-    for batch in live:
-        if batch.worker not in workers:
-            say(f"batchq:   {batch.name} is left alone: it needs --worker {batch.worker}")
+        voice.say(f"batchq:   and {plural(len(served) - _SHOWN_BATCHES, 'batch')} more")
+    for batch, why in left_alone[:_SHOWN_BATCHES]:
+        voice.left_alone(batch, why)
+    if len(left_alone) > _SHOWN_BATCHES:
+        voice.say(f"batchq:   {plural(len(left_alone) - _SHOWN_BATCHES, 'batch')} more left alone")
     if not served:
-        say("batchq:   empty" + ("" if options.until_empty else ", waiting"))
+        voice.empty(waiting=not options.until_empty)
+
+
+async def _live_batches(store: Store, options: RunnerOptions) -> list[Batch]:
+    """Return the unfinished batches that this process was asked to serve."""
+    left = await store.unfinished()
+    return [found.batch for found in left.live if options.batch_ids is None or found.batch.id in options.batch_ids]
+
+
+async def _check_keys(
+    store: Store, workers: dict[str, FoundWorker], endpoints: dict[str, Endpoint], options: RunnerOptions
+) -> None:
+    """Raise ConfigurationError, before anything is claimed, if a batch that waits needs a key that is not there."""
+    from batchq.errors import ConfigurationError
+
+    for batch in await _live_batches(store, options):
+        worker, endpoint = workers.get(batch.worker), endpoints.get(batch.endpoint)
+        if worker is None or endpoint is None or batch.state != "open":
+            continue
+        try:
+            worker.check(endpoint)
+        except ConfigurationError as error:
+            others = [f"--worker {name}" for name in workers if name != batch.worker][:1]
+            ways = " or ".join([*others, "--batch NAME"])
+            raise ConfigurationError(
+                f"batch {batch.name!r} can't run: {error}; to serve other batches without it: {ways}"
+            ) from error
+
+
+def _why_not(batch: Batch, settings: Settings, workers: dict[str, FoundWorker]) -> str | None:
+    """Return why this process leaves a batch alone; None if it serves it."""
+    if batch.worker not in workers:
+        return f"it needs --worker {batch.worker}"
+    if batch.endpoint not in settings.known_endpoints():
+        return settings.unknown_endpoint(batch.endpoint)
+    return None

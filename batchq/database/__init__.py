@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from batchq.database.sqlite import SqliteDatabase, Transaction, open_sqlite, sqlite_path
+from batchq.database.opening import sqlite_path
+from batchq.database.sqlite import OnLocked, SqliteDatabase, Transaction, Watcher, open_sqlite
 
-__all__ = ["SqliteDatabase", "Transaction", "open_sqlite", "sqlite_path"]
+__all__ = ["OnLocked", "SqliteDatabase", "Transaction", "Watcher", "open_sqlite", "sqlite_path"]

@@ -8,7 +8,7 @@ that stays open only delays this: the log grows until it is gone.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -28,31 +28,31 @@ class Checkpointer:
 
     def due(self) -> bool:
         """Whether the log has outgrown its threshold; costs one stat."""
-        try:
-            return self._log.stat().st_size > self._threshold
-        except FileNotFoundError:
-            return False
+        return self._log_size() > self._threshold
 
     def run(self, connection: Connection) -> None:
-        """Checkpoint on a second connection while `connection` keeps all writers out."""
+        """Checkpoint on a second connection while `connection` keeps all writers out.
+
+        Never raises: the commit before it is safe in the log, and what is wrong shows in the next one.
+        """
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except DBAPIError:
-            connection.rollback()
-            return  # somebody is writing; the next commit asks again
-        try:
-            self._checkpoint()
-        finally:
-            connection.rollback()
-
-    def _checkpoint(self) -> None:
-        try:
             complete = self._fold_in()
+        except DBAPIError:
+            return  # somebody is writing; the next commit asks again
         except sqlite3.Error:
-            complete = False  # the commit before it is safe in the log; a full disk shows in the next one
+            complete = False
+        finally:
+            with suppress(DBAPIError):
+                connection.rollback()
         # While a reader holds it back, ask again only when the log has grown by as much again.
-        size = self._log.stat().st_size
-        self._threshold = CHECKPOINT_BYTES if complete else size + CHECKPOINT_BYTES
+        self._threshold = CHECKPOINT_BYTES if complete else self._log_size() + CHECKPOINT_BYTES
+
+    def _log_size(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except OSError:
+            return 0  # there is none yet, or it can't be looked at
 
     def _fold_in(self) -> bool:
         """Copy the log; return whether all of it was copied."""

@@ -7,40 +7,34 @@ one half done. Facts behind the settings: sqlite.org/wal.html, sqlite.org/wal.ht
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import aiosqlite
 import anyio
-from sqlalchemy import Connection, create_engine, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
 
 from batchq.database.checkpoint import Checkpointer
 from batchq.database.dialect import clock_ms
-from batchq.errors import (
-    ConfigurationError,
-    DatabaseBusy,
-    DatabaseUnavailable,
-    DataRefused,
-    NoDatabase,
-    NotABatchqDatabase,
-    SchemaMismatch,
-)
-from batchq.schema import APPLICATION_ID, SCHEMA_VERSION, meta, metadata
+from batchq.database.opening import check_version, prepare, require_file
+from batchq.database.refusal import BUSY_CODES, code_of, translate
+from batchq.database.thread import ConnectionThread, connect, data_version
+from batchq.errors import DatabaseBusy, DatabaseUnavailable, DataRefused, StoreError
+from batchq.schema import meta
 
 T = TypeVar("T")
+OnLocked = Callable[[str], None]
 
-_BUSY_CODES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_FOREIGN_CODES = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+LOCKED_SECONDS = 5.0
 _RETRY_SECONDS = (0.0005, 0.002)
+_LONG_RETRY_SECONDS = (0.005, 0.05)
 _YIELD_SECONDS = (0.001, 0.020)
 _OPEN_PATIENCE = 30.0
 
@@ -56,41 +50,28 @@ class Transaction:
 
 
 class _Busy:
-    """Another process holds the write lock: nothing was done."""
+    """Another process holds the lock: nothing was done."""
 
 
 _BUSY = _Busy()
 
 
-def sqlite_path(location: str) -> Path:
-    """Return the absolute path that `location` names: a path or a `sqlite://` URL."""
-    if "://" not in location:
-        return Path(location).expanduser().absolute()
-    try:
-        url = make_url(location)
-    except ArgumentError as error:
-        raise ConfigurationError(f"{location!r} is not a database URL: {error}") from error
-    if url.get_backend_name() != "sqlite":
-        raise ConfigurationError(f"{url.get_backend_name()} is not supported; use a path or sqlite:///path")
-    if not url.database or url.database == ":memory:":
-        raise ConfigurationError("a queue needs a file: an in-memory database can't be shared or survive")
-    return Path(url.database).expanduser().absolute()
-
-
-async def open_sqlite(path: Path, *, create: bool, clock: Callable[[], int] | None = None) -> SqliteDatabase:
+async def open_sqlite(
+    path: Path, *, create: bool, clock: Callable[[], int] | None = None, on_locked: OnLocked | None = None
+) -> SqliteDatabase:
     """Open the queue at `path`, creating file and tables if `create`.
 
     Raises NoDatabase, NotABatchqDatabase, SchemaMismatch or DatabaseUnavailable. `clock` replaces the
-    database's clock, for tests.
+    database's clock, for tests. `on_locked` hears, once for each wait, of a lock that others hold for long.
     """
-    _require_file(path, create=create)
-    writer = await _connect(path)
+    require_file(path, create=create)
+    writer = await connect(path)
     try:
-        reader = await _connect(path)
+        reader = await connect(path)
     except BaseException:
         await writer.close()
         raise
-    database = SqliteDatabase(path, writer, reader, clock)
+    database = SqliteDatabase(path, writer, reader, clock, on_locked)
     try:
         await database.prepare(create=create)
     except BaseException:
@@ -103,121 +84,101 @@ class SqliteDatabase:
     """A queue's SQLite file. Use from one event loop; close it before the loop ends."""
 
     def __init__(
-        self, path: Path, writer: aiosqlite.Connection, reader: aiosqlite.Connection, clock: Callable[[], int] | None
+        self,
+        path: Path,
+        writer: ConnectionThread,
+        reader: ConnectionThread,
+        clock: Callable[[], int] | None,
+        on_locked: OnLocked | None,
     ) -> None:
         """Wrap two open connections; `open_sqlite` is the way in."""
         self.path = path
-        self._writer = _ConnectionThread(writer)
-        self._reader = _ConnectionThread(reader)
+        self._writer = writer
+        self._reader = reader
         self._clock = clock
+        self._on_locked = on_locked
         self._write_lock = anyio.Lock(fast_acquire=True)
         self._not_before = 0.0
         self._checkpointer = Checkpointer(path)
-        self._watcher: sqlite3.Connection | None = None
-        self._watched = -1
 
     async def read(self, body: Callable[[Transaction], T]) -> T:
         """Run `body` in a read transaction; it must be short, since it holds back the checkpoint.
 
         Readers wait for nobody but one who recovers or closes the log, which is over in a moment.
         """
-        deadline = time.monotonic() + _OPEN_PATIENCE
-        while True:
-            with anyio.CancelScope(shield=True):
-                result = await self._reader.call(lambda connection: self._transact(connection, "BEGIN", body))
-            if not isinstance(result, _Busy):
-                return result
-            if time.monotonic() > deadline:
-                raise DatabaseUnavailable(f"{self.path} can't be read: another process has it to itself")
-            await anyio.sleep(random.uniform(*_RETRY_SECONDS))
+        wait = _Wait(self.path, _OPEN_PATIENCE, DatabaseUnavailable, self._on_locked)
+        transact = partial(self._transact, begin="BEGIN", body=body)
+        while isinstance(result := await self._reader.call(transact), _Busy):
+            await wait.a_moment()
+        return result
 
     async def write(self, body: Callable[[Transaction], T], *, patience: float | None = None) -> T:
         """Run `body` in a write transaction and commit it; waits for the lock up to `patience` seconds.
 
-        Raises DatabaseBusy when patience ends. Cancellation is honoured while waiting and never during
-        the transaction, so that the outcome of a commit is always known.
+        Raises DatabaseBusy when patience ends. A cancellation ends the wait at once, and never a
+        transaction: one that comes during it is raised when it is over and everything is as if it had
+        come behind it. Who is cancelled then does not hear the result, though it was committed.
         """
-        deadline = None if patience is None else time.monotonic() + patience
+        transact = partial(self._transact, begin="BEGIN IMMEDIATE", body=body)
         async with self._write_lock:
+            wait = _Wait(self.path, patience, DatabaseBusy, self._on_locked)
             if (pause := self._not_before - time.monotonic()) > 0:
                 await anyio.sleep(pause)
-            while True:
+            began = time.monotonic()
+            while isinstance(result := await self._writer.call(transact), _Busy):
+                await wait.a_moment()
                 began = time.monotonic()
-                with anyio.CancelScope(shield=True):
-                    result = await self._writer.call(
-                        lambda connection: self._transact(connection, "BEGIN IMMEDIATE", body)
-                    )
-                if not isinstance(result, _Busy):
-                    break
-                if deadline is not None and time.monotonic() > deadline:
-                    raise DatabaseBusy(f"{self.path} is locked by another process; waited {patience:g} s")
-                # SQLite's own busy handler is not fair: it starved one of two processes for seconds.
-                await anyio.sleep(random.uniform(*_RETRY_SECONDS))
             self._yield_to_others(time.monotonic() - began)
             if self._checkpointer.due():
-                with anyio.CancelScope(shield=True):
-                    await self._writer.call(self._checkpointer.run)
+                await self._writer.call(self._checkpointer.run)
         return result
 
-    def changed(self) -> bool:
-        """Whether anybody (also this process) committed since the last call; about 3 µs.
-
-        On a raw connection of its own: PRAGMA data_version does not see its own connection's commits.
-        """
-        if self._watcher is None:
-            self._watcher = sqlite3.connect(self.path, isolation_level=None, timeout=0)
-        version = _data_version(self._watcher)
-        if version is None:
-            return False
-        changed = version != self._watched
-        self._watched = version
-        return changed
+    def watch(self) -> Watcher:
+        """Return what tells one waiter of commits; the caller closes it."""
+        return Watcher(self.path)
 
     async def prepare(self, *, create: bool) -> None:
         """Switch to WAL and make the tables if they are missing; many processes may do so at once."""
-        deadline = time.monotonic() + _OPEN_PATIENCE
-        while True:
-            with anyio.CancelScope(shield=True):
-                ready = await self._writer.call(lambda connection: _prepare(connection, self.path, create=create))
-            if ready:
-                break
-            if time.monotonic() > deadline:
-                raise DatabaseBusy(f"{self.path} is locked by another process; waited {_OPEN_PATIENCE:g} s")
-            await anyio.sleep(random.uniform(0.005, 0.05))
+        wait = _Wait(self.path, _OPEN_PATIENCE, DatabaseBusy, self._on_locked)
+        while not await self._writer.call(partial(prepare, path=self.path, create=create)):
+            await wait.a_moment()
         await self._reader.call(lambda connection: connection.exec_driver_sql("PRAGMA query_only=ON"))
         await self.read(lambda _transaction: None)  # refuses another schema version
 
     async def close(self) -> None:
         """Close all connections; the last process out leaves no -wal file behind."""
         with anyio.CancelScope(shield=True):
-            if self._watcher is not None:
-                self._watcher.close()
             await self._reader.close()
             await self._writer.close()
 
     def _transact(self, connection: Connection, begin: str, body: Callable[[Transaction], T]) -> T | _Busy:
+        begun = False
         try:
             connection.exec_driver_sql(begin)
             now, version = connection.execute(_CLOCK_AND_VERSION).one()
-        except DBAPIError as error:
-            connection.rollback()
-            if _code(error) in _BUSY_CODES:
-                return _BUSY
-            raise _translate(error, self.path) from error
-        try:
-            _check_version(self.path, version)
+            begun = True
+            check_version(self.path, version)
             result = body(Transaction(connection, self._clock() if self._clock else now))
             connection.commit()
-        except DBAPIError as error:
-            connection.rollback()
-            raise _translate(error, self.path) from error
-        except (UnicodeEncodeError, OverflowError) as error:
-            connection.rollback()
-            raise DataRefused(f"{self.path} can't hold a value: {error}") from error
-        except BaseException:
-            connection.rollback()
-            raise
+        except BaseException as error:
+            _roll_back(connection)
+            if not begun and isinstance(error, DBAPIError) and code_of(error) in BUSY_CODES:
+                return _BUSY
+            meaning = self._meaning(error)
+            if meaning is error:
+                raise
+            raise meaning from error
         return result
+
+    def _meaning(self, error: BaseException) -> BaseException:
+        match error:
+            case DBAPIError():
+                return translate(error, self.path)
+            case UnicodeEncodeError() | OverflowError():
+                return DataRefused(f"{self.path} can't hold a value: {error}")
+            case MemoryError():
+                return DatabaseUnavailable(f"{self.path} can't be used right now: out of memory")
+        return error
 
     def _yield_to_others(self, spent: float) -> None:
         """Leave the lock alone for as long as we held it, if somebody else is writing too."""
@@ -226,135 +187,66 @@ class SqliteDatabase:
             self._not_before = time.monotonic() + min(max(spent, low), high)
 
 
-class _ConnectionThread:
-    """One connection and its thread."""
+class Watcher:
+    """Tells one waiter of commits, anybody's, also its own process's; each waiter needs its own.
 
-    def __init__(self, driver: aiosqlite.Connection) -> None:
-        self._driver = driver
-        # StaticPool hands out the connection that aiosqlite's thread already owns.
-        self._engine = create_engine(
-            "sqlite://",
-            creator=lambda: driver._conn,  # noqa: SLF001
-            poolclass=StaticPool,
-            pool_reset_on_return=None,
-        )
-        self._connection: Connection | None = None
-        self._version = 0
-        self.others_wrote = False
+    A raw connection: PRAGMA data_version does not see its own connection's commits.
+    """
 
-    async def call(self, function: Callable[[Connection], T]) -> T:
-        """Run `function` on the connection's thread; shield it, since it can't be cancelled."""
-        # aiosqlite has no public way to run more than one statement per hop.
-        result = await self._driver._execute(self._run, function)  # type: ignore[no-untyped-call]  # noqa: SLF001
-        return cast("T", result)
+    def __init__(self, path: Path) -> None:
+        """Watch from now on; close it, best with `closing`."""
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._seen = self._commits()
 
-    async def close(self) -> None:
-        """Close the connection and end its thread."""
-        self._engine.dispose(close=False)
-        await self._driver.close()
-
-    def _run(self, function: Callable[[Connection], T]) -> T:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        result = function(self._connection)
-        # On this connection the counter moves only when others commit.
-        version = _data_version(self._driver._conn)  # noqa: SLF001
-        if version is not None:
-            self.others_wrote = version != self._version
-            self._version = version
-        return result
-
-
-async def _connect(path: Path) -> aiosqlite.Connection:
-    driver = aiosqlite.connect(path, isolation_level=None, timeout=0, cached_statements=256)
-    driver._thread.daemon = True  # noqa: SLF001 - a connection lost to a crash must not keep the process alive
-    try:
-        return await driver
-    except sqlite3.Error as error:
-        driver._thread.join()  # noqa: SLF001 - its last word goes to the event loop, which may be about to close
-        raise DatabaseUnavailable(f"can't open {path}: {error}") from error
-
-
-def _data_version(connection: sqlite3.Connection) -> int | None:
-    """Return the counter of commits; None while somebody has the file to himself, to recover or close the log."""
-    try:
-        version: int = connection.execute("PRAGMA data_version").fetchone()[0]
-    except sqlite3.OperationalError:
-        return None
-    return version
-
-
-def _prepare(connection: Connection, path: Path, *, create: bool) -> bool:
-    try:
-        return _prepare_or_fail(connection, path, create=create)
-    except DBAPIError as error:
-        connection.rollback()
-        if _code(error) in _BUSY_CODES:
+    def changed(self) -> bool:
+        """Whether anybody committed since the last call; about 3 µs."""
+        commits = self._commits()
+        if commits is None or commits == self._seen:
             return False
-        raise _translate(error, path) from error
-
-
-def _prepare_or_fail(connection: Connection, path: Path, *, create: bool) -> bool:
-    run = connection.exec_driver_sql
-    for pragma in ("synchronous=FULL", "fullfsync=ON", "foreign_keys=ON", "wal_autocheckpoint=0",
-                   "journal_size_limit=4194304", "temp_store=MEMORY", "cache_size=-16384"):  # fmt: skip
-        run(f"PRAGMA {pragma}")
-    tables = run("SELECT count(*) FROM sqlite_master").scalar_one()
-    application = run("PRAGMA application_id").scalar_one()
-    if tables and application != APPLICATION_ID:
-        raise NotABatchqDatabase(f"{path} is a database, but not one of batchq's; name another with --db")
-    if not tables and not create:
-        raise NoDatabase(f"{path} is empty: there is no queue in it; enqueue something first")
-    if run("PRAGMA journal_mode").scalar_one() != "wal" and run("PRAGMA journal_mode=WAL").scalar_one() != "wal":
-        raise DatabaseUnavailable(f"{path} is on a file system that can't hold a shared queue (no WAL)")
-    if tables:
+        self._seen = commits
         return True
-    connection.rollback()
-    run("BEGIN IMMEDIATE")
-    if not run("SELECT count(*) FROM sqlite_master").scalar_one():
-        metadata.create_all(connection)
-        connection.execute(meta.insert(), {"name": "schema_version", "value": str(SCHEMA_VERSION)})
-        run(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.commit()
-    return True
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _commits(self) -> int | None:
+        """Return a number that every commit changes; None if it can't be read at the moment."""
+        if self._connection is None:
+            try:
+                self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+            except sqlite3.Error:
+                return None
+        return data_version(self._connection)
 
 
-def _require_file(path: Path, *, create: bool) -> None:
-    """Create the file before SQLite does: its -wal and -shm inherit the permissions."""
-    if path.exists():
-        return
-    if not create:
-        raise NoDatabase(f"there is no queue at {path}; enqueue something first, or name another with --db")
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise DatabaseUnavailable(f"can't create {path}: {error.strerror}") from error
+class _Wait:
+    """A wait for a lock: as long as patience allows, and told of, once, when it lasts."""
+
+    def __init__(
+        self, path: Path, patience: float | None, failure: type[StoreError], on_locked: OnLocked | None
+    ) -> None:
+        self._path = path
+        self._patience = patience
+        self._failure = failure
+        self._on_locked = on_locked
+        self._began = time.monotonic()
+
+    async def a_moment(self) -> None:
+        """Sleep before the next try. Raises the failure when patience has ended."""
+        waited = time.monotonic() - self._began
+        if self._patience is not None and waited > self._patience:
+            raise self._failure(f"{self._path} is locked by another process; waited {self._patience:g} s")
+        if waited > LOCKED_SECONDS and self._on_locked is not None:
+            self._on_locked(f"{self._path} is locked by another process; waiting for it")
+            self._on_locked = None
+        # SQLite's own busy handler is not fair: it starved one of two processes for seconds.
+        await anyio.sleep(random.uniform(*(_RETRY_SECONDS if waited < LOCKED_SECONDS else _LONG_RETRY_SECONDS)))
 
 
-def _code(error: DBAPIError) -> int | None:
-    """Return the primary result code: extended codes carry it in their low byte."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
-def _translate(error: DBAPIError, path: Path) -> Exception:
-    code, text = _code(error), str(error.orig)
-    if code in _FOREIGN_CODES:
-        return NotABatchqDatabase(f"{path} is not a usable SQLite database: {text}")
-    if code == sqlite3.SQLITE_READONLY:
-        return DatabaseUnavailable(f"{path} can't be written: {text}; check the permissions of file and directory")
-    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, *_BUSY_CODES}:
-        return DatabaseUnavailable(f"{path} can't be used right now: {text}")
-    if code in {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE}:
-        return DataRefused(f"{path} refused a value: {text}")
-    return error
-
-
-def _check_version(path: Path, version: str | None) -> None:
-    if version == str(SCHEMA_VERSION):
-        return
-    if version is not None and int(version) > SCHEMA_VERSION:
-        raise SchemaMismatch(
-            f"{path} was made by a newer batchq (schema {version}, this one knows {SCHEMA_VERSION}); upgrade batchq"
-        )
-    raise SchemaMismatch(f"{path} has schema {version}, this batchq needs {SCHEMA_VERSION}")
+def _roll_back(connection: Connection) -> None:
+    with suppress(DBAPIError):  # SQLite itself has rolled back what it could not finish
+        connection.rollback()

@@ -32,6 +32,9 @@ _JSON_SPACE = " \t\r\n"
 _TOO_DEEP = f"JSON nested too deep: more than {MAX_DEPTH} levels"
 
 
+# What an assistant's message may hold where it has no content.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+
 # What a file's rows are. (An Enum's members cost more to look up than a row takes to read.)
 _STRING, _PROMPT, _MESSAGES, _BATCH = range(4)
 _THIS_LINE = ("is a bare string", "has `prompt`", "has `messages`", "is an OpenAI Batch line")
@@ -174,7 +177,17 @@ def _checked_messages(value: Json) -> list[Json]:
             raise RowError(f"message {number} is {kind_name(message)}, not an object")
         if not isinstance(message.get("role"), str):
             raise RowError(f"message {number} has no `role`")
+        _check_content(number, message)
     return value
+
+
+def _check_content(number: int, message: Mapping[str, Json]) -> None:
+    content = message.get("content")
+    if content is None:
+        if not any(message.get(name) for name in _INSTEAD_OF_CONTENT):
+            raise RowError(f"message {number} has no `content`")
+    elif not isinstance(content, str | list):
+        raise RowError(f"the `content` of message {number} is {kind_name(content)}, not a string or a list")
 
 
 def _finite(text: str) -> float:

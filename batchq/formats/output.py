@@ -10,9 +10,13 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from batchq.errors import UsageError
+from batchq.errors import OutputFailed, UsageError
 from batchq.jobs import NANO, Result, Usage
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # One encoder for all: `json.dumps` with separators makes a new one at every call.
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
@@ -70,6 +74,27 @@ def _spliced(text: str) -> str:
     return _encode(json.loads(text))
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, by whatever links; also where it is not there yet."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def refuse_queue(path: Path, database: Path) -> None:
+    """Raise UsageError if writing to `path` would write to the queue: its database, or what SQLite keeps beside it."""
+    for base in {database, Path(os.path.realpath(database))}:
+        for ending in ("", "-wal", "-shm", "-journal"):
+            if same_file(path, base.with_name(base.name + ending)):
+                raise UsageError(f"{path} belongs to the queue {database}: name another file")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path names a stream that this process has open, like /dev/stdout."""
+    return _open_stream(path) is not None
+
+
 class AtomicFile:
     """A file that appears whole under its name when the `with` block ends well, and else not at all.
 
@@ -83,6 +108,12 @@ class AtomicFile:
         self._temporary: Path | None = None
         self._writer: io.TextIOWrapper | None = None
 
+    def check(self) -> None:
+        """Raise UsageError if the file can't be written; leaves nothing behind."""
+        if not is_stream(self._path) and (self._target.is_file() or not self._target.exists()):
+            self.__enter__()
+            self._discard()
+
     def __enter__(self) -> io.TextIOWrapper:
         """Open the temporary file; write text to what this returns, or bytes to its `buffer`."""
         try:
@@ -92,7 +123,7 @@ class AtomicFile:
         except BaseException:
             self._discard()
             raise
-        raw = io.FileIO(descriptor, "wb")
+        raw = _Descriptor(descriptor, self._path)
         self._writer = io.TextIOWrapper(
             io.BufferedWriter(raw, _BUFFER), encoding="utf-8", newline="\n", write_through=True
         )
@@ -143,6 +174,8 @@ class AtomicFile:
         if isinstance(error, NotADirectoryError):
             return f"{directory} is not a directory"
         if isinstance(error, FileNotFoundError):
+            if directory.is_dir():  # /proc has no room for files of ours
+                return f"no file can be made in {directory}; name one elsewhere"
             return f"the directory {directory} does not exist; create it first"
         if isinstance(error, PermissionError):
             return f"this user may not create files in {directory}"
@@ -156,20 +189,39 @@ class AtomicFile:
         if self._temporary is None:
             writer.close()
             return
-        os.fsync(writer.fileno())
-        writer.close()
-        self._temporary.replace(self._target)
+        try:
+            os.fsync(writer.fileno())
+            writer.close()
+            self._temporary.replace(self._target)
+        except OSError as error:
+            raise OutputFailed(f"can't write {self._path}: {error.strerror or error}") from error
         self._temporary = None
         with suppress(OSError):  # some file systems can't sync a directory
             _sync_directory(self._target.parent)
 
     def _discard(self) -> None:
         if self._writer is not None:
-            with suppress(OSError):
+            with suppress(OSError, OutputFailed):
                 self._writer.close()
         if self._temporary is not None:
             with suppress(OSError):
                 self._temporary.unlink()
+
+
+class _Descriptor(io.FileIO):
+    """An open file whose failed writes name it."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self._path = path
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputFailed(f"can't write {self._path}: {error.strerror or error}") from error
 
 
 def _open_stream(path: Path) -> int | None:

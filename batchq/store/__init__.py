@@ -6,7 +6,8 @@ What a caller may rely on:
 - A result is accepted only from the claim that still holds the job. Any other is logged as late.
 - A job is claimed when it is due, or when its lease has run out by the database's clock; never before.
 - Settling is idempotent: an exchange whose commit was not confirmed may be repeated.
-- Every method is one short transaction, or, where rows without number are concerned, one per chunk.
+- A method reads in one transaction and writes in one, both short. What concerns rows without number
+  (results, cancel, retry, purge) goes chunk by chunk, and may be repeated if it was left half-way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from batchq.database import SqliteDatabase, Transaction, open_sqlite, sqlite_path
+from batchq.database import OnLocked, SqliteDatabase, Transaction, Watcher, open_sqlite, sqlite_path
 from batchq.errors import UnknownBatch
 from batchq.jobs import (
     Attempt,
@@ -30,8 +31,9 @@ from batchq.jobs import (
     Result,
     RunnerIdentity,
     RunnerInfo,
+    Unfinished,
 )
-from batchq.store import enqueue, operate, results, runners
+from batchq.store import enqueue, operate, results, runners, unfinished
 from batchq.store.exchange import ExchangeRequest, exchange, look
 from batchq.store.lanes import read_lanes, reopen
 
@@ -43,12 +45,20 @@ PAGE_ROWS = 500
 OPERATOR_PATIENCE = 60.0
 
 
-async def open_store(location: str, *, create: bool = False, clock: Callable[[], int] | None = None) -> Store:
+async def open_store(
+    location: str,
+    *,
+    create: bool = False,
+    clock: Callable[[], int] | None = None,
+    on_locked: OnLocked | None = None,
+) -> Store:
     """Open the queue at a path or URL; use as an async context manager, or call `close`.
 
     Raises NoDatabase where there is none and `create` is off. `clock` replaces the database's, for tests.
+    `on_locked` hears a sentence, once for each wait, when another process keeps the database locked for long.
     """
-    return Store(await open_sqlite(sqlite_path(location), create=create, clock=clock))
+    database = await open_sqlite(sqlite_path(location), create=create, clock=clock, on_locked=on_locked)
+    return Store(database)
 
 
 class Store:
@@ -77,9 +87,9 @@ class Store:
         """The absolute path of the database."""
         return str(self._database.path)
 
-    def changed(self) -> bool:
-        """Whether anybody, also this process, committed since the last call; costs microseconds."""
-        return self._database.changed()
+    def watch(self) -> Watcher:
+        """Return what tells one waiter whether anybody, also this process, committed; the caller closes it."""
+        return self._database.watch()
 
     # Running: what a runner says and hears.
 
@@ -99,23 +109,19 @@ class Store:
                 return seen
         return await self._database.write(partial(exchange, request=request))
 
-    async def live_batches(self) -> list[tuple[Batch, int | None, int | None]]:
-        """Return the batches with unfinished work, when each is next due and when its next lease ends."""
-        return await self._database.read(results.read_live)
-
-    async def unsealed_batches(self) -> list[Batch]:
-        """Return the batches that a producer has not completed."""
-        return await self._database.read(results.read_unsealed)
-
-    async def is_enqueueing(self, batch: Batch) -> bool:
-        """Whether a producer was adding to the batch a moment ago."""
-        return await self._database.read(lambda tx: batch.enqueue_until > tx.now)
+    async def unfinished(self) -> Unfinished:
+        """Return all that is left to do, and the lanes that it goes through, as of one moment."""
+        return await self._database.read(unfinished.read_unfinished)
 
     # Producing.
 
     async def open_batch(self, new: NewBatch) -> Batch:
         """Create a batch, or return the equal one of that name. Raises BatchConflict."""
         return await self._write(partial(enqueue.open_batch, new=new))
+
+    async def keep_alive(self, batch: Batch) -> None:
+        """Say that the producer of a batch that is not complete is still at work."""
+        await self._write(partial(enqueue.keep_alive, batch_id=batch.id))
 
     async def existing_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> dict[object, enqueue.Existing]:
         """Return what the batch holds under the chunk's custom_ids, or positions."""
@@ -128,6 +134,27 @@ class Store:
     async def add_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> int:
         """Add the jobs that are not there yet; return how many were added. Raises BatchConflict."""
         return await self._write(partial(enqueue.add_jobs, batch_id=batch.id, chunk=chunk))
+
+    async def update_policy(
+        self,
+        batch: Batch,
+        *,
+        priority: int | None = None,
+        max_attempts: int | None = None,
+        call_timeout_ms: int | None = None,
+        source: str | None = None,
+    ) -> Batch:
+        """Change what is no part of the request, where it is given; return the batch as it is now."""
+        return await self._write(
+            partial(
+                enqueue.update_policy,
+                batch_id=batch.id,
+                priority=priority,
+                max_attempts=max_attempts,
+                call_timeout_ms=call_timeout_ms,
+                source=source,
+            )
+        )
 
     async def seal(self, batch: Batch) -> None:
         """Say that the batch is complete."""
@@ -143,7 +170,7 @@ class Store:
         """Return the batch of that name. Raises UnknownBatch, naming the nearest."""
         found = await self.find_batch(name)
         if found is None:
-            raise UnknownBatch(_unknown(name, [batch.name for batch in await self.batches()], self.location))
+            raise await self._unknown(name)
         return found
 
     async def batches(self) -> list[Batch]:
@@ -152,8 +179,10 @@ class Store:
 
     async def progress(self, name: str) -> Progress:
         """Return where a batch stands. Raises UnknownBatch."""
-        batch = await self.batch(name)
-        return await self._database.read(partial(results.read_progress, batch=batch))
+        found = await self._database.read(partial(results.read_progress, name=name))
+        if found is None:
+            raise await self._unknown(name)
+        return found
 
     async def results(
         self, batch: Batch, *, with_prompt: bool = False, page_rows: int = PAGE_ROWS
@@ -231,7 +260,11 @@ class Store:
             moved, after = moved + count, last
 
     async def purge(self, batch: Batch) -> int:
-        """Delete a batch with all its jobs and their log, in chunks; return how many jobs."""
+        """Delete a batch with all its jobs and their log, in chunks; return how many jobs. Safe to repeat.
+
+        The batch is marked first: one that is half gone is never taken for a finished one.
+        """
+        await self._write(partial(operate.start_purge, batch_id=batch.id))
         removed = 0
         while count := await self._write(partial(operate.purge_chunk, batch_id=batch.id)):
             removed += count
@@ -243,11 +276,15 @@ class Store:
             moved += count
         return moved
 
+    async def _unknown(self, name: str) -> UnknownBatch:
+        known = [batch.name for batch in await self.batches()]
+        return UnknownBatch(_unknown_message(name, known, self.location))
+
     async def _write(self, body: Callable[[Transaction], T]) -> T:
         return await self._database.write(body, patience=OPERATOR_PATIENCE)
 
 
-def _unknown(name: str, known: list[str], location: str) -> str:
+def _unknown_message(name: str, known: list[str], location: str) -> str:
     import difflib
 
     if not known:

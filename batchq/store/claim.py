@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Integer,
     Select,
     Text,
@@ -15,31 +17,30 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
-    false,
-    insert,
     literal,
     literal_column,
     null,
+    or_,
     select,
-    true,
     update,
 )
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, random_below
-from batchq.jobs import Batch, Claim, RunnerIdentity
+from batchq.jobs import SUSPECT_LOSSES, Batch, Claim, RunnerIdentity
 from batchq.pacing import BACK_OFF_BASE_MS
-from batchq.schema import CLAIMABLE, attempts, batches, jobs, lanes
-from batchq.store.find import INFLIGHT, AnyRow, batch_from, live_batches, now_ms
+from batchq.schema import CLAIMABLE, batches, jobs, lanes
+from batchq.store.find import AnyRow, batch_from, is_suspect, now_ms
+from batchq.store.log import log_taken_away
 from batchq.store.tally import Tally
 
 PROBE_EVERY_MS = 60_000
 
 _batch = bindparam("of_batch", type_=BigInteger)
 _limit = bindparam("limit", type_=Integer)
-_lease = bindparam("lease_ms", type_=BigInteger)
-_runner = bindparam("me", type_=Text)
 _max_attempts = bindparam("attempt_limit", type_=Integer)
+LEASE = bindparam("lease_ms", type_=BigInteger)
+ME = bindparam("me", type_=Text)
 
 # Pause and cancel are one row's change: repeated here, since the walk may have read it before.
 _still_open = exists().where(batches.c.id == _batch, batches.c.state == literal_column("'open'"))
@@ -49,7 +50,7 @@ _still_open = exists().where(batches.c.id == _batch, batches.c.state == literal_
 _candidate = jobs.alias("candidate")
 
 
-def _due(state: str) -> Select[tuple[int]]:
+def _due(state: str, *conditions: ColumnElement[bool]) -> Select[tuple[int]]:
     return (
         select(_candidate.c.id)
         .where(
@@ -57,6 +58,7 @@ def _due(state: str) -> Select[tuple[int]]:
             _candidate.c.state == literal_column(f"'{state}'"),
             CLAIMABLE,
             _candidate.c.claimable_at <= now_ms,
+            *conditions,
             # Also a pending job may be in hand: its lease was lost, and who took over gave it back.
             _candidate.c.id.not_in(json_list("in_hand")),
         )
@@ -65,7 +67,7 @@ def _due(state: str) -> Select[tuple[int]]:
     )
 
 
-_TAKEN = (
+TAKEN = (
     jobs.c.id,
     jobs.c.state,
     jobs.c.token,
@@ -78,142 +80,136 @@ _TAKEN = (
     jobs.c.followers,
 )
 
-CLAIM_PENDING: Update = (
-    update(jobs)
-    .where(jobs.c.id.in_(_due("pending")), _still_open)
-    .values(
-        state=literal_column("'inflight'"),
-        token=jobs.c.token + 1,
-        attempts=jobs.c.attempts + 1,
-        claimed_by=_runner,
-        claimed_at=now_ms,
-        claimable_at=now_ms + _lease,
-    )
-    .returning(*_TAKEN)
-)
 
+def _claim_pending(condition: ColumnElement[bool]) -> Update:
+    return (
+        update(jobs)
+        .where(jobs.c.id.in_(_due("pending", condition)), _still_open)
+        .values(
+            state=literal_column("'inflight'"),
+            token=jobs.c.token + 1,
+            attempts=jobs.c.attempts + 1,
+            claimed_by=ME,
+            claimed_at=now_ms,
+            claimable_at=now_ms + LEASE,
+        )
+        .returning(*TAKEN)
+    )
+
+
+# A suspect is claimed by itself: of two in one hand, nobody could tell which killed the process, and
+# neighbours that run for long would die with it again and again.
+CLAIM_PENDING = _claim_pending(~is_suspect(_candidate.c.losses))
+CLAIM_SUSPECT = _claim_pending(is_suspect(_candidate.c.losses))
+
+# What becomes of a job whose lease ran out: it fails, waits apart as a suspect, or runs again.
 _exhausted = jobs.c.attempts >= _max_attempts
-# The second loss of a job makes it a suspect: claimed at once with its neighbours, it would take
-# them down again. Apart by full jitter, the neighbours get through and only the culprit keeps dying.
-_suspect = jobs.c.losses >= 1
+_apart = jobs.c.losses + 1 >= SUSPECT_LOSSES
 _apart_ms = literal(BACK_OFF_BASE_MS) * case(
     (jobs.c.losses >= 6, 128), else_=literal(1).bitwise_lshift(jobs.c.losses + 1)
 )
 _death = literal("its worker died (") + (jobs.c.losses + 1).cast(Text) + literal("×) and no attempt is left")
 
+
+def _if_again(value: ColumnElement[Any], column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return `value` for the rows that run again at once; the others keep what they have."""
+    return case((or_(_exhausted, _apart), column), else_=value)
+
+
+def _if_failed(value: object) -> ColumnElement[Any]:
+    return case((_exhausted, value), else_=null())
+
+
 CLAIM_EXPIRED: Update = (
     update(jobs)
     .where(jobs.c.id.in_(_due("inflight")), _still_open)
     .values(
-        state=case((_exhausted, "failed"), (_suspect, "pending"), else_="inflight"),
-        token=jobs.c.token + case((_exhausted, 0), (_suspect, 0), else_=1),
-        attempts=jobs.c.attempts + case((_exhausted, 0), (_suspect, 0), else_=1),
+        state=case((_exhausted, "failed"), (_apart, "pending"), else_="inflight"),
+        token=_if_again(jobs.c.token + 1, jobs.c.token),
+        attempts=_if_again(jobs.c.attempts + 1, jobs.c.attempts),
         losses=jobs.c.losses + 1,
-        claimed_by=case((_exhausted, jobs.c.claimed_by), (_suspect, jobs.c.claimed_by), else_=_runner),
-        claimed_at=case((_exhausted, jobs.c.claimed_at), (_suspect, jobs.c.claimed_at), else_=now_ms),
+        claimed_by=_if_again(ME, jobs.c.claimed_by),
+        claimed_at=_if_again(now_ms, jobs.c.claimed_at),
         claimable_at=case(
-            (_exhausted, jobs.c.claimable_at), (_suspect, now_ms + random_below(_apart_ms)), else_=now_ms + _lease
+            (_exhausted, jobs.c.claimable_at), (_apart, now_ms + random_below(_apart_ms)), else_=now_ms + LEASE
         ),
-        finished_at=case((_exhausted, now_ms), else_=null()),
-        error=case((_exhausted, _death), else_=null()),
-        error_class=case((_exhausted, "worker_died"), else_=null()),
+        finished_at=_if_failed(now_ms),
+        error=_if_failed(_death),
+        error_class=_if_failed("worker_died"),
     )
-    .returning(*_TAKEN)
+    .returning(*TAKEN)
 )
 
-_LOG_LOST = insert(attempts).from_select(
-    ["job_id", "token", "number", "runner", "started_at", "ended_at", "outcome", "charged", "late", "error_class"],
-    select(
-        jobs.c.id,
-        jobs.c.token,
-        jobs.c.attempts,
-        jobs.c.claimed_by,
-        jobs.c.claimed_at,
-        now_ms,
-        literal("lost"),
-        true(),
-        false(),
-        literal("worker_died"),
-    ).where(jobs.c.id.in_(_due("inflight")), _still_open),
+_LOG_LOST = log_taken_away(
+    "lost", jobs.c.id.in_(_due("inflight")), _still_open, charged=True, error_class="worker_died"
 )
 
-# Batch by batch, so that the index leads to the rows in flight, past all that wait.
-_ADOPT = select(*_TAKEN, jobs.c.batch_id).where(
-    jobs.c.batch_id.in_(select(live_batches().c.batch_id)),
-    CLAIMABLE,
-    INFLIGHT,
-    jobs.c.claimed_by == _runner,
-    jobs.c.id.not_in(json_list("in_hand")),
-)
-_BATCHES = select(batches).where(batches.c.id.in_(json_list("batch_ids")))
+
+@dataclass(slots=True)
+class Share:
+    """What one exchange may claim: `slots` jobs, one suspect among them if `suspects`."""
+
+    runner: RunnerIdentity
+    in_hand: Collection[int]
+    slots: int
+    suspects: bool
+    expired_too: bool
 
 
-def claim_share(
-    tx: Transaction,
-    due: Sequence[AnyRow],
-    slots: int,
-    runner: RunnerIdentity,
-    in_hand: Collection[int],
-    tally: Tally,
-    *,
-    expired_too: bool,
-) -> list[Claim]:
-    """Claim up to `slots` jobs of the batches in `due`: better priority first, equal ones in equal parts."""
+def claim_share(tx: Transaction, due: Sequence[AnyRow], share: Share, tally: Tally) -> list[Claim]:
+    """Claim from the batches in `due`: better priority first, equal ones in equal parts."""
     ready = [row for row in due if row.opened]
     claims: list[Claim] = []
+    probed: set[str] = set()
     for index, row in enumerate(ready):
-        free = slots - len(claims)
+        free = share.slots - len(claims)
         if free <= 0:
             break
+        if row.lane in probed:
+            continue  # batches that share a halted lane share its probe
         peers = sum(1 for other in ready[index:] if other.priority == row.priority)
-        probe = row.halted_at is not None
-        limit = 1 if probe else -(-free // peers)
-        claims += _claim_from(tx, row, limit, runner, in_hand, tally, expired_too=expired_too)
+        halted = row.halted_at is not None
+        taken = _claim_from(tx, row, 1 if halted else -(-free // peers), share, tally)
+        if halted and taken:
+            probed.add(row.lane)
+            tx.connection.execute(
+                update(lanes).where(lanes.c.name == row.lane).values(probe_at=tx.now + PROBE_EVERY_MS)
+            )
+        share.suspects = share.suspects and not any(claim.is_suspect for claim in taken)
+        claims += taken
     return claims
 
 
-def adopt(tx: Transaction, runner: RunnerIdentity, in_hand: Collection[int]) -> list[Claim]:
-    """Return what this runner holds by the database's word but not in hand: an unconfirmed claim."""
-    parameters = {"me": runner.id, "in_hand": json.dumps(list(in_hand))}
-    rows = tx.connection.execute(_ADOPT, parameters).all()
-    ids = json.dumps(sorted({row.batch_id for row in rows}))
-    found = {row.id: batch_from(row) for row in tx.connection.execute(_BATCHES, {"batch_ids": ids}).all()}
-    return [_claim(row, found[row.batch_id], lane="", epoch=0, probe=False) for row in rows]
-
-
-def _claim_from(
-    tx: Transaction,
-    row: AnyRow,
-    limit: int,
-    runner: RunnerIdentity,
-    in_hand: Collection[int],
-    tally: Tally,
-    *,
-    expired_too: bool,
-) -> list[Claim]:
-    parameters = {
+def _claim_from(tx: Transaction, row: AnyRow, limit: int, share: Share, tally: Tally) -> list[Claim]:
+    parameters: dict[str, object] = {
         "of_batch": row.id,
-        "limit": limit,
         "now": tx.now,
-        "me": runner.id,
-        "lease_ms": runner.lease_ms,
-        "in_hand": json.dumps(list(in_hand)),
+        "me": share.runner.id,
+        "lease_ms": share.runner.lease_ms,
+        "in_hand": json.dumps(list(share.in_hand)),
     }
     taken: list[AnyRow] = []
-    if row.expired and expired_too:
-        taken += _take_expired(tx, parameters, row.max_attempts, tally)
+    if row.expired and share.expired_too:
+        taken += _take_expired(tx, parameters | {"limit": limit}, row.max_attempts, tally)
     if row.due and len(taken) < limit:
-        fresh = tx.connection.execute(CLAIM_PENDING, parameters | {"limit": limit - len(taken)}).all()
-        tally.move(row.id, "pending", "inflight", sum(1 + job.followers for job in fresh))
-        taken += fresh
-    probe = row.halted_at is not None
-    if probe and taken:
-        tx.connection.execute(update(lanes).where(lanes.c.name == row.lane).values(probe_at=tx.now + PROBE_EVERY_MS))
+        taken += _take_pending(tx, parameters, limit - len(taken), tally, suspects=share.suspects)
     tally.count(row.id, "attempts", len(taken))
     batch = batch_from(row)
     # RETURNING comes in any order; the oldest first is what people expect.
     taken.sort(key=lambda job: cast("int", job.position))
-    return [_claim(job, batch, lane=row.lane, epoch=row.epoch, probe=probe) for job in taken]
+    return [claim_of(job, batch, row.lane, row.epoch, probe=row.halted_at is not None) for job in taken]
+
+
+def _take_pending(
+    tx: Transaction, parameters: dict[str, object], limit: int, tally: Tally, *, suspects: bool
+) -> list[AnyRow]:
+    """Take what is due; a suspect only where nothing else is left, so that no fresh culprit is beside it."""
+    taken = list(tx.connection.execute(CLAIM_PENDING, parameters | {"limit": limit}).all())
+    if suspects and len(taken) < limit:
+        taken += tx.connection.execute(CLAIM_SUSPECT, parameters | {"limit": 1}).all()
+    batch_id = cast("int", parameters["of_batch"])
+    tally.move(batch_id, "pending", "inflight", sum(1 + job.followers for job in taken))
+    return taken
 
 
 def _take_expired(tx: Transaction, parameters: dict[str, object], max_attempts: int, tally: Tally) -> list[AnyRow]:
@@ -228,7 +224,8 @@ def _take_expired(tx: Transaction, parameters: dict[str, object], max_attempts: 
     return [job for job in rows if job.state == "inflight"]
 
 
-def _claim(job: AnyRow, batch: Batch, *, lane: str, epoch: int, probe: bool) -> Claim:
+def claim_of(job: AnyRow, batch: Batch, lane: str, epoch: int, *, probe: bool) -> Claim:
+    """Build the value from a row that has the columns `TAKEN`."""
     return Claim(
         job_id=job.id,
         token=job.token,

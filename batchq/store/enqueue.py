@@ -26,6 +26,9 @@ _INSERT = (
 )
 
 
+_ENDED = {BatchState.CANCELLED: "cancelled", BatchState.PURGING: "purged"}
+
+
 @dataclass(frozen=True, slots=True)
 class Existing:
     """What a batch already holds at a position or under a custom_id."""
@@ -50,12 +53,21 @@ def list_batches(tx: Transaction) -> list[Batch]:
 def open_batch(tx: Transaction, new: NewBatch) -> Batch:
     """Create the batch, or return the one of that name if it makes the same requests.
 
+    Whoever opens a batch that is not complete is about to complete it: its producer is alive again.
     Raises BatchConflict where worker, endpoint, model or settings differ, or it was cancelled.
     """
     found = find_batch(tx, new.name)
-    if found is not None:
+    if found is None:
+        _make_batch(tx, new)
+    else:
         _compare(found, new)
-        return found
+        keep_alive(tx, found.id)
+    opened = find_batch(tx, new.name)
+    assert opened is not None  # noqa: S101 - it is there by now, in this transaction
+    return opened
+
+
+def _make_batch(tx: Transaction, new: NewBatch) -> None:
     tx.connection.execute(
         insert(batches).values(
             name=new.name,
@@ -71,11 +83,18 @@ def open_batch(tx: Transaction, new: NewBatch) -> Batch:
             size=0,
             created_at=tx.now,
             enqueue_until=tx.now + ENQUEUE_ALIVE_MS,
+            source=new.source,
         )
     )
-    made = find_batch(tx, new.name)
-    assert made is not None  # noqa: S101 - inserted two lines above, in this transaction
-    return made
+
+
+def keep_alive(tx: Transaction, batch_id: int) -> None:
+    """Say that a producer is at work on a batch, if it is not complete."""
+    tx.connection.execute(
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.sealed_at.is_(None))
+        .values(enqueue_until=tx.now + ENQUEUE_ALIVE_MS)
+    )
 
 
 def add_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> int:
@@ -85,9 +104,13 @@ def add_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> int:
     for another key, and for a cancelled batch. The positions of jobs with a custom_id follow what the
     batch holds by now.
     """
-    batch = tx.connection.execute(select(batches.c.size, batches.c.state).where(batches.c.id == batch_id)).one()
-    if batch.state == BatchState.CANCELLED:
-        raise BatchConflict("the batch was cancelled while rows were being added to it")
+    batch = tx.connection.execute(
+        select(batches.c.name, batches.c.size, batches.c.state).where(batches.c.id == batch_id)
+    ).one_or_none()
+    if batch is None:
+        raise BatchConflict("the batch was purged while rows were being added to it")
+    if batch.state in {BatchState.CANCELLED, BatchState.PURGING}:
+        raise BatchConflict(f"the batch was {_ENDED[BatchState(batch.state)]} while rows were being added to it")
     size: int = batch.size
     by_id = bool(chunk) and chunk[0].custom_id is not None
     may_be_there = bool(size) and (by_id or any(job.position < size for job in chunk))
@@ -97,7 +120,7 @@ def add_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> int:
         found = present.get(job.custom_id if by_id else job.position)
         if found is not None:
             if found.key != job.key:
-                raise BatchConflict(conflict_message(job, found))
+                raise BatchConflict(conflict_message(job, found, batch.name))
             continue
         position = size + len(rows)
         if not by_id and position != job.position:
@@ -145,14 +168,40 @@ def seal(tx: Transaction, batch_id: int) -> None:
     )
 
 
-def conflict_message(job: NewJob, found: Existing) -> str:
-    """Say which row differs from what the batch holds."""
+def update_policy(
+    tx: Transaction,
+    batch_id: int,
+    *,
+    priority: int | None = None,
+    max_attempts: int | None = None,
+    call_timeout_ms: int | None = None,
+    source: str | None = None,
+) -> Batch:
+    """Change what is no part of the request; what is None stays as it is."""
+    given = {
+        "priority": priority,
+        "max_attempts": max_attempts,
+        "call_timeout_ms": call_timeout_ms,
+        "source": source,
+    }
+    values = {name: value for name, value in given.items() if value is not None}
+    if values:
+        tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(values))
+    return batch_from(tx.connection.execute(select(batches).where(batches.c.id == batch_id)).one())
+
+
+def conflict_message(job: NewJob, found: Existing, batch: str) -> str:
+    """Say which row differs from what the batch of that name holds."""
     if job.custom_id is not None:
-        return f"custom_id {job.custom_id!r} is in the batch (position {found.position}) with another request"
-    return f"position {job.position} holds another request in the batch"
+        return f"custom_id {job.custom_id!r} is in the batch {batch!r} (position {found.position}) with another request"
+    return f"position {job.position} of the batch {batch!r} holds another request"
 
 
 def _compare(found: Batch, new: NewBatch) -> None:
+    if found.state is BatchState.PURGING:
+        raise BatchConflict(
+            f"batch {found.name!r} is being purged: `batchq purge {found.name}` completes that, --batch starts another"
+        )
     if found.state is BatchState.CANCELLED:
         raise BatchConflict(
             f"batch {found.name!r} was cancelled; `batchq retry {found.name}` revives it, --batch starts another"

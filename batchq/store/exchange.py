@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from batchq.database import Transaction
 from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Serving, Wants
 from batchq.settlement import Settlement
-from batchq.store.claim import adopt, claim_share
+from batchq.store.adopt import adopt
+from batchq.store.claim import Share, claim_share
 from batchq.store.find import find_due, next_wake_ms, unopened
 from batchq.store.lanes import act_on_lanes
 from batchq.store.runners import beat
@@ -29,7 +30,8 @@ class ExchangeRequest:
 
     `held` is all it runs or has not settled. `expired_too` is off for a while after a gap without an
     exchange: whoever slept should let the others renew first. `adopt` asks for claims whose commit
-    was never confirmed. `beat` asks to be seen.
+    was never confirmed. `beat` asks to be seen. `holds_suspect` says that a suspect is in hand (see
+    `Claim.is_suspect`): no other is claimed then.
     """
 
     runner: RunnerIdentity
@@ -39,6 +41,7 @@ class ExchangeRequest:
     expired_too: bool = True
     adopt: bool = False
     beat: bool = False
+    holds_suspect: bool = False
 
     @property
     def writes(self) -> bool:
@@ -50,10 +53,11 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
     """Look for work without the write lock; None when there is some to claim."""
     if request.wants.slots <= 0:
         return Exchanged(tx.now)
-    due = find_due(tx, request.wants)
+    suspects = not request.holds_suspect
+    due = find_due(tx, request.wants, suspects=suspects)
     if any(row.opened and (row.due or request.expired_too) for row in due):
         return None
-    return Exchanged(tx.now, unopened=unopened(due), wake_in_ms=_wake_in_ms(tx, request))
+    return Exchanged(tx.now, unopened=unopened(due), wake_in_ms=_wake_in_ms(tx, request, suspects=suspects))
 
 
 def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
@@ -65,17 +69,19 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     claims: list[Claim] = []
     in_hand = {item.job_id for item in request.held}
     if request.adopt:
-        claims += adopt(tx, request.runner, in_hand)
+        claims += adopt(tx, request.runner, in_hand, request.wants)
         in_hand.update(claim.job_id for claim in claims)
     wake_in_ms: int | None = None
     to_open: tuple[Serving, ...] = ()
     slots = request.wants.slots - len(claims)
     if slots > 0:
-        due = find_due(tx, request.wants)
+        suspects = not (request.holds_suspect or any(claim.is_suspect for claim in claims))
+        due = find_due(tx, request.wants, suspects=suspects)
         to_open = unopened(due)
-        claims += claim_share(tx, due, slots, request.runner, in_hand, tally, expired_too=request.expired_too)
+        share = Share(request.runner, in_hand, slots, suspects, request.expired_too)
+        claims += claim_share(tx, due, share, tally)
         if not claims:
-            wake_in_ms = _wake_in_ms(tx, request)
+            wake_in_ms = _wake_in_ms(tx, request, suspects=suspects)
         if wake_in_ms is not None and due:
             wake_in_ms = max(wake_in_ms, LOOK_AGAIN_MS)
     tally.write(tx, request.runner.id)
@@ -84,5 +90,5 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, late)
 
 
-def _wake_in_ms(tx: Transaction, request: ExchangeRequest) -> int | None:
-    return next_wake_ms(tx, request.wants, expired_too=request.expired_too)
+def _wake_in_ms(tx: Transaction, request: ExchangeRequest, *, suspects: bool) -> int | None:
+    return next_wake_ms(tx, request.wants, suspects=suspects, expired_too=request.expired_too)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows
-from batchq.jobs import Batch, BatchState, Json, Serving, Wants
+from batchq.jobs import SUSPECT_LOSSES, Batch, BatchState, Json, Serving, Wants
 from batchq.schema import CLAIMABLE, batches, jobs, lanes
 
 BATCHES_PER_EXCHANGE = 8
@@ -59,25 +59,37 @@ def live_batches() -> CTE:
     return walk.union_all(select(following).select_from(walk).where(walk.c.batch_id.is_not(None)))
 
 
-def next_time(state: ColumnElement[bool]) -> ScalarSelect[int]:
-    """Return the earliest `claimable_at` of a batch's rows in this state: one seek."""
+def is_suspect(losses: ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether a job may be what kills its workers: a runner holds one of these at a time."""
+    return losses >= literal_column(str(SUSPECT_LOSSES))
+
+
+def next_time(*conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+    """Return the earliest `claimable_at` of a batch's rows in a state: one seek."""
+    return _time(func.min(jobs.c.claimable_at), *conditions)
+
+
+def last_lease() -> ScalarSelect[int]:
+    """Return when the last lease of a batch's rows ends: one seek."""
+    return _time(func.max(jobs.c.claimable_at), INFLIGHT)
+
+
+def _time(time: ColumnElement[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     return (
-        select(func.min(jobs.c.claimable_at))
-        .where(jobs.c.batch_id == batches.c.id, state, CLAIMABLE)
-        .correlate(batches)
-        .scalar_subquery()
+        select(time).where(jobs.c.batch_id == batches.c.id, *conditions, CLAIMABLE).correlate(batches).scalar_subquery()
     )
 
 
-_next_due = next_time(PENDING)
+def _next_due(*, suspects: bool) -> ScalarSelect[int]:
+    return next_time(PENDING) if suspects else next_time(PENDING, ~is_suspect(jobs.c.losses))
+
+
 _next_expiry = next_time(INFLIGHT)
 
 _lane_name = batches.c.worker + literal(" ") + _serving.c.base_url + literal(" ") + batches.c.model
-# A halted lane lets one job through when its probe is due.
-_lane_ready_at = case(
-    (lanes.c.halted_at.is_not(None), func.coalesce(lanes.c.probe_at, 0)),
-    else_=func.coalesce(lanes.c.paused_until, 0),
-)
+# A halted lane lets one job through when its probe is due, and also waits for the end of a pause.
+_probe_at, _paused_until = func.coalesce(lanes.c.probe_at, 0), func.coalesce(lanes.c.paused_until, 0)
+_lane_ready_at = case((_probe_at > _paused_until, _probe_at), else_=_paused_until)
 
 
 def lane_name(worker: str, base_url: str, model: str) -> str:
@@ -98,9 +110,9 @@ def _served(*, narrowed: bool) -> AnySelect:
 
 
 @cache
-def find_statement(*, narrowed: bool) -> AnySelect:
+def find_statement(*, narrowed: bool, suspects: bool) -> AnySelect:
     """Return the SELECT of batches with a due or expired row, best priority first."""
-    due, expired = _next_due <= now_ms, _next_expiry <= now_ms
+    due, expired = _next_due(suspects=suspects) <= now_ms, _next_expiry <= now_ms
     return (
         _served(narrowed=narrowed)
         .add_columns(
@@ -120,9 +132,10 @@ def find_statement(*, narrowed: bool) -> AnySelect:
 
 
 @cache
-def _wake_statement(*, narrowed: bool) -> AnySelect:
+def wake_statement(*, narrowed: bool, suspects: bool) -> AnySelect:
+    """Return the SELECT of the next times when a row is due and when one expires, lanes considered."""
     served = _served(narrowed=narrowed).add_columns(
-        _next_due.label("due"), _next_expiry.label("expiry"), _lane_ready_at.label("lane_at")
+        _next_due(suspects=suspects).label("due"), _next_expiry.label("expiry"), _lane_ready_at.label("lane_at")
     )
     times = served.subquery()
     due = case((times.c.due < times.c.lane_at, times.c.lane_at), else_=times.c.due)
@@ -138,18 +151,18 @@ def _parameters(tx: Transaction, wants: Wants) -> dict[str, object]:
     return parameters
 
 
-def find_due(tx: Transaction, wants: Wants) -> Sequence[AnyRow]:
-    """Return up to eight served batches with work that may start now."""
-    statement = find_statement(narrowed=wants.batch_ids is not None)
+def find_due(tx: Transaction, wants: Wants, *, suspects: bool) -> Sequence[AnyRow]:
+    """Return up to eight served batches with work that may start now; suspects count if they are wanted."""
+    statement = find_statement(narrowed=wants.batch_ids is not None, suspects=suspects)
     return tx.connection.execute(statement, _parameters(tx, wants)).all()
 
 
-def next_wake_ms(tx: Transaction, wants: Wants, *, expired_too: bool) -> int | None:
+def next_wake_ms(tx: Transaction, wants: Wants, *, suspects: bool, expired_too: bool) -> int | None:
     """Return the milliseconds until something served becomes due; None if nothing waits.
 
-    Without `expired_too`, leases that have run out are no reason to wake.
+    Without `expired_too`, leases that have run out are no reason to wake; nor are suspects unless wanted.
     """
-    statement = _wake_statement(narrowed=wants.batch_ids is not None)
+    statement = wake_statement(narrowed=wants.batch_ids is not None, suspects=suspects)
     row = tx.connection.execute(statement, _parameters(tx, wants)).one()
     times = [row.due] if row.due is not None else []
     if row.expiry is not None and (expired_too or row.expiry > tx.now):
@@ -185,4 +198,5 @@ def batch_from(row: AnyRow) -> Batch:
         created_at=row.created_at,
         enqueue_until=row.enqueue_until,
         sealed_at=row.sealed_at,
+        source=row.source,
     )

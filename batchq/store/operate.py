@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from sqlalchemy import delete, func, literal_column, select, update
+from sqlalchemy import and_, delete, func, literal_column, or_, select, update
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list
@@ -12,9 +12,13 @@ from batchq.jobs import Batch, BatchState
 from batchq.schema import CLAIMABLE, attempts, batches, jobs, tallies
 from batchq.store.find import INFLIGHT, PENDING, batch_from
 from batchq.store.lanes import reopen
+from batchq.store.log import log_taken_away
 from batchq.store.tally import PRODUCER, Tally
 
 CHUNK_ROWS = 2_000
+
+_CHOSEN = jobs.c.id.in_(json_list("chosen"))
+_LOG_CANCELLED = log_taken_away("cancelled", _CHOSEN, charged=False)
 
 
 def pause(tx: Transaction, batch_id: int) -> None:
@@ -24,7 +28,13 @@ def pause(tx: Transaction, batch_id: int) -> None:
 
 def start_cancel(tx: Transaction, batch_id: int) -> None:
     """Mark a batch as cancelled: no claim starts after it commits, and anybody may cancel its jobs."""
-    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=BatchState.CANCELLED.value))
+    for state in (BatchState.OPEN, BatchState.PAUSED):
+        _move(tx, batch_id, state, BatchState.CANCELLED)
+
+
+def start_purge(tx: Transaction, batch_id: int) -> None:
+    """Mark a batch as on its way out: no claim starts after it commits, and nobody takes it for a finished one."""
+    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=BatchState.PURGING.value))
 
 
 def revive(tx: Transaction, batch_id: int) -> None:
@@ -45,15 +55,16 @@ def cancel_chunk(tx: Transaction, batch_id: int) -> int:
         return 0
     tally = Tally()
     moved = 0
-    for state, condition in (("pending", PENDING), ("inflight", INFLIGHT)):
+    for source, condition in (("pending", PENDING), ("inflight", INFLIGHT)):
         chosen = select(jobs.c.id).where(jobs.c.batch_id == batch_id, condition, CLAIMABLE).limit(CHUNK_ROWS)
-        rows = tx.connection.execute(
-            update(jobs)
-            .where(jobs.c.id.in_(chosen))
-            .values(state=literal_column("'cancelled'"), finished_at=tx.now, error_class="cancelled")
-            .returning(jobs.c.followers)
-        ).all()
-        tally.move(batch_id, state, "cancelled", sum(1 + row.followers for row in rows))
+        ids = {"chosen": json.dumps(tx.connection.execute(chosen).scalars().all())}
+        values: dict[str, object] = {"state": "cancelled", "finished_at": tx.now, "error_class": "cancelled"}
+        if source == "inflight":
+            tx.connection.execute(_LOG_CANCELLED, ids | {"now": tx.now})
+            values["attempts"] = jobs.c.attempts - 1
+        statement = update(jobs).where(_CHOSEN).values(values).returning(jobs.c.followers)
+        rows = tx.connection.execute(statement, ids).all()
+        tally.move(batch_id, source, "cancelled", sum(1 + row.followers for row in rows))
         moved += len(rows)
     tally.write(tx, PRODUCER)
     return moved
@@ -91,7 +102,7 @@ def retry_chunk(tx: Transaction, batch: Batch, after: int, error_class: str | No
         tally.move(batch.id, row.state, "pending", 1 + row.followers)
     tx.connection.execute(
         update(jobs)
-        .where(jobs.c.id.in_(json_list("chosen")))
+        .where(_CHOSEN)
         .values(
             state="pending", claimable_at=tx.now, finished_at=None, attempts=0, losses=0, throttles=0,
             result=None, error=None, error_class=None, finish_reason=None, meta=None, input_tokens=None,
@@ -122,10 +133,15 @@ def _move(tx: Transaction, batch_id: int, source: BatchState, target: BatchState
 
 
 def finished_before(tx: Transaction, cutoff: int) -> list[Batch]:
-    """Return sealed batches whose last job ended before `cutoff`."""
+    """Return sealed batches whose last job ended before `cutoff`, and those whose purge was left half-way."""
     last = select(func.max(jobs.c.finished_at)).where(jobs.c.batch_id == batches.c.id).scalar_subquery()
     live = select(jobs.c.id).where(jobs.c.batch_id == batches.c.id, CLAIMABLE).limit(1).exists()
     rows = tx.connection.execute(
-        select(batches).where(batches.c.sealed_at.is_not(None), ~live, func.coalesce(last, 0) < cutoff)
+        select(batches).where(
+            or_(
+                batches.c.state == BatchState.PURGING.value,
+                and_(batches.c.sealed_at.is_not(None), ~live, func.coalesce(last, 0) < cutoff),
+            )
+        )
     ).all()
     return [batch_from(row) for row in rows]

@@ -6,8 +6,9 @@ from sqlalchemy import exists, func, select
 
 from batchq.database import Transaction
 from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Progress, Result, Usage
-from batchq.schema import CLAIMABLE, attempts, batches, jobs
-from batchq.store.find import INFLIGHT, PENDING, AnyRow, AnySelect, batch_from, live_batches, next_time
+from batchq.schema import CLAIMABLE, FAILED, attempts, batches, jobs
+from batchq.store.enqueue import find_batch
+from batchq.store.find import INFLIGHT, PENDING, AnyRow, AnySelect, last_lease, next_time
 from batchq.store.lanes import read_lanes
 from batchq.store.runners import read_runners
 from batchq.store.tally import counts_of, read_totals
@@ -27,13 +28,9 @@ def results_statement(*, with_prompt: bool) -> AnySelect:
     return select(*columns).order_by(jobs.c.position)
 
 
-def read_results(
-    tx: Transaction, batch_id: int, after: int, limit: int, *, with_prompt: bool, final_only: bool = False
-) -> list[Result]:
+def read_results(tx: Transaction, batch_id: int, after: int, limit: int, *, with_prompt: bool) -> list[Result]:
     """Return up to `limit` results behind position `after`, in order."""
     statement = results_statement(with_prompt=with_prompt).where(jobs.c.batch_id == batch_id, jobs.c.position > after)
-    if final_only:
-        statement = statement.where(jobs.c.finished_at.is_not(None))
     return [_result(row, with_prompt=with_prompt) for row in tx.connection.execute(statement.limit(limit))]
 
 
@@ -51,18 +48,29 @@ def read_job(tx: Transaction, batch_id: int, position: int) -> tuple[Result, lis
 
 
 def is_finished(tx: Transaction, batch: Batch) -> bool:
-    """Whether the batch is sealed, or cancelled, and has no live row: asked of the index, never of the tallies."""
-    if batch.sealed_at is None and batch.state is not BatchState.CANCELLED:
+    """Whether the batch is sealed, or cancelled, and has no live row: asked of the index, never of the tallies.
+
+    One that is being purged is not: what is left of it is no whole.
+    """
+    complete = batch.sealed_at is not None or batch.state is BatchState.CANCELLED
+    if not complete or batch.state is BatchState.PURGING:
         return False
     live = select(exists().where(jobs.c.batch_id == batch.id, PENDING, CLAIMABLE)).scalar_subquery()
     held = select(exists().where(jobs.c.batch_id == batch.id, INFLIGHT, CLAIMABLE)).scalar_subquery()
     return not any(tx.connection.execute(select(live, held)).one())
 
 
-def read_progress(tx: Transaction, batch: Batch) -> Progress:
-    """Return a batch at this moment."""
+def read_progress(tx: Transaction, name: str) -> Progress | None:
+    """Return the batch of that name at this moment."""
+    batch = find_batch(tx, name)
+    if batch is None:
+        return None
     totals = read_totals(tx, batch.id).get(batch.id, {})
-    due = tx.connection.execute(select(next_time(PENDING)).select_from(batches).where(batches.c.id == batch.id))
+    times = tx.connection.execute(
+        select(next_time(PENDING).label("due"), last_lease().label("leased_until"))
+        .select_from(batches)
+        .where(batches.c.id == batch.id)
+    ).one()
     return Progress(
         batch=batch,
         counts=counts_of(totals),
@@ -77,35 +85,18 @@ def read_progress(tx: Transaction, batch: Batch) -> Progress:
         cost=totals.get("cost") if totals.get("priced") else None,
         attempts=totals.get("attempts", 0),
         losses=totals.get("losses", 0),
-        next_due_at=due.scalar_one(),
+        next_due_at=times.due,
         runners=tuple(runner for runner in read_runners(tx) if runner.live),
         lanes=tuple(lane for lane in read_lanes(tx) if lane.worker == batch.worker and lane.model == batch.model),
+        leased_until=times.leased_until,
     )
-
-
-def read_live(tx: Transaction) -> list[tuple[Batch, int | None, int | None]]:
-    """Return the batches with unfinished work: when the next row is due, and when a lease runs out."""
-    live = live_batches()
-    rows = tx.connection.execute(
-        select(batches, next_time(PENDING).label("due"), next_time(INFLIGHT).label("expiry")).join(
-            live, live.c.batch_id == batches.c.id
-        )
-    ).all()
-    return [(batch_from(row), row.due, row.expiry) for row in rows]
-
-
-def read_unsealed(tx: Transaction) -> list[Batch]:
-    """Return the batches that are not complete yet; a cancelled one never will be."""
-    incomplete = batches.c.sealed_at.is_(None) & (batches.c.state != BatchState.CANCELLED.value)
-    return [batch_from(row) for row in tx.connection.execute(select(batches).where(incomplete))]
 
 
 def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:
     """Return the batch's failures by class, most frequent first, with the first one as the example."""
-    failed = (jobs.c.batch_id == batch_id, jobs.c.state == JobState.FAILED.value)
     groups = tx.connection.execute(
         select(jobs.c.error_class, func.count().label("jobs"), func.min(jobs.c.position).label("first"))
-        .where(*failed)
+        .where(jobs.c.batch_id == batch_id, FAILED)
         .group_by(jobs.c.error_class)
         .order_by(func.count().desc(), jobs.c.error_class)
     ).all()

@@ -20,13 +20,18 @@ def register(tx: Transaction, runner: RunnerIdentity) -> None:
     """Add a runner that starts, fold those that are gone, and let halted lanes probe."""
     beat(tx, runner, 0)
     probe_now(tx)
+    forgotten = runners.c.seen_at < tx.now - _KEEP_MS
     gone = select(runners.c.id).where(
-        or_(runners.c.stopped_at.is_not(None), runners.c.seen_at + _GONE_AFTER_LEASES * runners.c.lease_ms < tx.now)
+        or_(
+            runners.c.stopped_at.is_not(None),
+            runners.c.seen_at + _GONE_AFTER_LEASES * runners.c.lease_ms < tx.now,
+            forgotten,
+        )
     )
     statement = select(tallies.c.runner).distinct().where(tallies.c.runner != PRODUCER, tallies.c.runner.in_(gone))
     for departed in tx.connection.execute(statement).scalars().all():
         fold(tx, departed)
-    tx.connection.execute(delete(runners).where(runners.c.seen_at < tx.now - _KEEP_MS))
+    tx.connection.execute(delete(runners).where(forgotten))
 
 
 def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> None:

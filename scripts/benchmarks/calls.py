@@ -94,13 +94,13 @@ def _batchq(plan: Plan, provider: Provider, calls: int, processes: int, slots: i
     queue = plan.directory / "queue.db"
     warm_up = (f"{WARM_UP} {number}" for number in range(slots))
     make_queue(queue, "openrouter", {"warm-up": warm_up, "main": prompts(calls)}, paused="main")
-    with workers(queue, processes, slots // processes, f"--base-url={provider.base_url}"):
-        wait_until_empty(queue, "warm-up")
+    with workers(queue, processes, slots // processes, f"--base-url={provider.base_url}") as started:
+        wait_until_empty(queue, "warm-up", started)
         if ask(queue, "SELECT count(DISTINCT claimed_by) FROM jobs") != processes:
             raise RuntimeError("the processes did not share the warm-up: nothing was measured")
         provider.reset()
         resume(queue, "main")
-        wait_until_empty(queue, "main")
+        wait_until_empty(queue, "main", started)
         return _rate(provider, calls)
 
 

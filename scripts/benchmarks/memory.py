@@ -14,11 +14,12 @@ from scripts.benchmarks.sizes import Plan
 from scripts.benchmarks.table import Row
 
 LIMIT_MB = 150
+SLOTS = 256
 COMMANDS = ("enqueue", "worker", "collect")
 
 
 def measure(plan: Plan) -> list[Row]:
-    """Peak resident memory of `enqueue`, `worker` (echo, 16 slots) and `collect`, each a process, at two sizes.
+    """Peak resident memory of `enqueue`, `worker` (echo, 256 slots) and `collect`, each a process, at two sizes.
 
     Taken by the process itself at its end: what its parent held when it was started does not count. Each
     command's peak for the larger batch relative to 150 MB; then the peaks of larger against smaller, of
@@ -50,7 +51,7 @@ def _peaks(directory: Path, jobs: int) -> dict[str, float]:
         file.writelines(json.dumps({"prompt": text}) + "\n" for text in prompts(jobs))
     arguments = {
         "enqueue": [str(source), "--worker=echo", f"--model={MODEL}", queue],
-        "worker": ["--until-empty", "--log-level=error", queue],
+        "worker": ["--until-empty", f"--concurrency={SLOTS}", "--log-level=error", queue],
         "collect": ["main", f"--out={directory / 'out.jsonl'}", queue],
     }
     return {command: _peak(directory / command, command, *arguments[command]) for command in COMMANDS}

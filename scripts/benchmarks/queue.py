@@ -134,9 +134,9 @@ def measure_processes(plan: Plan) -> list[Row]:
 
 def _shared_rate(template: Path, queue: Path, processes: int) -> float:
     copy_queue(template, queue)
-    with workers(queue, processes, SHARED_SLOTS):
+    with workers(queue, processes, SHARED_SLOTS) as started:
         resume(queue, "main")
-        wait_until_empty(queue, "main")
+        wait_until_empty(queue, "main", started)
     jobs = ask(queue, "SELECT count(*) FROM jobs")
     milliseconds = ask(queue, "SELECT max(finished_at) - min(claimed_at) FROM jobs")
     return float(jobs * 1000 / milliseconds)

@@ -47,7 +47,7 @@ def resume(path: Path, name: str) -> None:
 
 
 @contextmanager
-def workers(path: Path, processes: int, concurrency: int, *options: str) -> Iterator[None]:
+def workers(path: Path, processes: int, concurrency: int, *options: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Run `batchq worker` processes on a queue; all are registered when the block begins."""
     flags = [f"--db={path}", f"--concurrency={concurrency}", "--log-level=error"]
     with ExitStack() as stack:
@@ -56,12 +56,12 @@ def workers(path: Path, processes: int, concurrency: int, *options: str) -> Iter
             for _ in range(processes)
         ]
         wait_until(lambda: ask(path, "SELECT count(*) FROM runners") == processes, "workers", *started)
-        yield
+        yield started
 
 
-def wait_until_empty(path: Path, name: str) -> None:
-    """Wait until no job of a batch is left to do; an error if one did not end `done`."""
-    wait_until(lambda: bool(ask(path, _EMPTY, name)), f"the end of batch {name}")
+def wait_until_empty(path: Path, name: str, processes: Iterable[subprocess.Popen[str]]) -> None:
+    """Wait until no job of a batch is left to do; an error if one did not end `done`, or a process died."""
+    wait_until(lambda: bool(ask(path, _EMPTY, name)), f"the end of batch {name}", *processes)
     if failed := ask(path, "SELECT count(*) FROM jobs WHERE state <> 'done' AND finished_at IS NOT NULL"):
         raise RuntimeError(f"{failed} jobs of {name} did not end done: nothing was measured")
 

@@ -65,6 +65,10 @@ def fill(path: str, finished: int, waiting: int) -> int:
                 values = {"first": start, "end": min(start + CHUNK, end), "now": now}
                 connection.execute(_FILL, values | {"state": state, "final": int(state == "done")})
         connection.execute("UPDATE batches SET size = ?", (finished + waiting,))
+        # Everything to the disk now, or the claims would wait for what is left in the system's buffers.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("UPDATE batches SET size = size")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return finished + waiting
 
 

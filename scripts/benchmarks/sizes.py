@@ -23,7 +23,8 @@ class Sizes:
     finished_rows: int = 500_000
     waiting_rows: int = 100_000
     claims: int = 50
-    small_batch: int = 20_000
+    # Below this SQLite's page cache (16 MB) is not full yet, and any larger batch would look like growth.
+    small_batch: int = 50_000
     large_batch: int = 100_000
     starts: int = 9
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -31,9 +33,7 @@ CONNECT_SECONDS = 10.0
 @asynccontextmanager
 async def open_openrouter(endpoint: Endpoint) -> AsyncIterator[Callable[[Request], Awaitable[Json | Answer]]]:
     """Open a client for `endpoint`. Raises ConfigurationError when it needs a key and has none."""
-    key = endpoint.api_key
-    if key is None and not is_loopback(endpoint.base_url):
-        raise ConfigurationError(missing_key(endpoint))
+    check_endpoint(endpoint)
     import httpx2
     import openai
 
@@ -45,7 +45,7 @@ async def open_openrouter(endpoint: Endpoint) -> AsyncIterator[Callable[[Request
     )
     client = openai.AsyncOpenAI(
         # Given, so that no ambient OPENAI_BASE_URL or key leaks into calls to another server.
-        api_key=key or "none",
+        api_key=endpoint.api_key or "none",
         base_url=endpoint.base_url,
         max_retries=0,
         http_client=http_client,
@@ -55,12 +55,19 @@ async def open_openrouter(endpoint: Endpoint) -> AsyncIterator[Callable[[Request
         yield _caller(client, http_client)
 
 
-plugin = Plugin(open_openrouter, needs_model=True)
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Raise ConfigurationError if `endpoint` needs a key and has none; a loopback server needs none."""
+    if endpoint.api_key is None and not is_loopback(endpoint.base_url):
+        raise ConfigurationError(missing_key(endpoint))
+
+
+plugin = Plugin(open_openrouter, needs_model=True, check=check_endpoint)
 
 
 def _caller(
     client: openai.AsyncOpenAI, http_client: httpx2.AsyncClient
 ) -> Callable[[Request], Awaitable[Json | Answer]]:
+    import aiohttp
     import httpx2
 
     headers = httpx2.Headers({name: value for name, value in client.default_headers.items() if isinstance(value, str)})
@@ -76,6 +83,9 @@ def _caller(
             response = await http_client.send(httpx2.Request("POST", url, headers=headers, content=content))
         except httpx2.TransportError as error:
             raise _unreached(error) from error
+        except aiohttp.ClientError as error:  # what its transport does not translate
+            reason = f"the answer is not HTTP ({type(error).__name__})"
+            raise RetryLater(reason, error_class="broken_answer") from error
         verdict = classify(response.status_code, response.headers, response.content, request.url)
         if isinstance(verdict, Steer):
             raise verdict
@@ -103,13 +113,31 @@ def is_loopback(base_url: str) -> bool:
 def missing_key(endpoint: Endpoint) -> str:
     """Say which key is missing, and where to put it."""
     host = urlsplit(endpoint.base_url).hostname or endpoint.base_url
-    variable = "OPENROUTER_API_KEY" if host.endswith("openrouter.ai") else "OPENAI_API_KEY"
+    if endpoint.name != "default":
+        return f"{host} needs a key: give the endpoint {endpoint.name!r} an api_key_file in batchq.toml"
+    variable = "OPENROUTER_API_KEY" if host == "openrouter.ai" or host.endswith(".openrouter.ai") else "OPENAI_API_KEY"
     return f"{host} needs a key: set {variable} in the environment or in .env, or give --api-key-file"
 
 
 def _unreached(error: httpx2.TransportError) -> RetryLater:
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    # The aiohttp transport reports a connection that the server closed as a ConnectTimeout.
-    if "Timeout" in type(error).__name__ and "disconnected" not in str(error):
-        return RetryLater(f"timed out ({text})", error_class="timeout")
-    return RetryLater(f"no connection ({text.removeprefix('ConnectTimeout: ')})", error_class="connection")
+    """Say why no answer came: the aiohttp transport calls every failed connection a ConnectTimeout."""
+    cause = error.__cause__ or error.__context__
+    # Of aiohttp's ClientConnectorError and ClientConnectorCertificateError.
+    failure = getattr(cause, "os_error", None) or getattr(cause, "certificate_error", None)
+    if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):
+        host, port = getattr(cause, "host", ""), getattr(cause, "port", "")
+        return RetryLater(f"can't connect to {host}:{port}: {_words(failure)}", error_class="connection")
+    text = str(error)
+    if "Timeout" in type(error).__name__ and "disconnected" not in text:
+        what = "connecting" if "Connect" in type(error).__name__ else "the call"
+        return RetryLater(f"{what} timed out", error_class="timeout")
+    return RetryLater(f"the connection broke: {text or type(error).__name__}", error_class="connection")
+
+
+def _words(error: OSError) -> str:
+    """Return what the system says, also where asyncio has put its own words around it."""
+    if isinstance(error, ssl.SSLError):
+        return getattr(error, "verify_message", "") or error.reason or str(error)
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)

@@ -1,0 +1,97 @@
+"""Opens a queue's file: where it is, whose it is, its settings and its tables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from batchq.database.refusal import BUSY_CODES, code_of, translate
+from batchq.errors import ConfigurationError, DatabaseUnavailable, NoDatabase, NotABatchqDatabase, SchemaMismatch
+from batchq.schema import APPLICATION_ID, SCHEMA_VERSION, meta, metadata
+
+_PRAGMAS = (
+    "synchronous=FULL",
+    "fullfsync=ON",
+    "foreign_keys=ON",
+    "wal_autocheckpoint=0",
+    "journal_size_limit=4194304",
+    "temp_store=MEMORY",
+    "cache_size=-16384",
+)
+
+
+def sqlite_path(location: str) -> Path:
+    """Return the absolute path that `location` names: a path or a `sqlite://` URL."""
+    if "://" not in location:
+        return Path(location).expanduser().absolute()
+    try:
+        url = make_url(location)
+    except ArgumentError as error:
+        raise ConfigurationError(f"{location!r} is not a database URL: {error}") from error
+    if url.get_backend_name() != "sqlite":
+        raise ConfigurationError(f"{url.get_backend_name()} is not supported; use a path or sqlite:///path")
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("a queue needs a file: an in-memory database can't be shared or survive")
+    return Path(url.database).expanduser().absolute()
+
+
+def require_file(path: Path, *, create: bool) -> None:
+    """Create the file before SQLite does: its -wal and -shm inherit the permissions."""
+    if path.exists():
+        return
+    if not create:
+        raise NoDatabase(f"there is no queue at {path}; enqueue something first, or name another with --db")
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise DatabaseUnavailable(f"can't create {path}: {error.strerror}") from error
+
+
+def prepare(connection: Connection, path: Path, *, create: bool) -> bool:
+    """Switch to WAL and make the tables if they are missing; False if somebody else is at it: ask again."""
+    try:
+        _prepare(connection, path, create=create)
+    except DBAPIError as error:
+        connection.rollback()
+        if code_of(error) in BUSY_CODES:
+            return False
+        raise translate(error, path) from error
+    return True
+
+
+def check_version(path: Path, version: str | None) -> None:
+    """Raise SchemaMismatch unless the schema is the one that this batchq knows."""
+    if version == str(SCHEMA_VERSION):
+        return
+    if version is not None and int(version) > SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"{path} was made by a newer batchq (schema {version}, this one knows {SCHEMA_VERSION}); upgrade batchq"
+        )
+    raise SchemaMismatch(f"{path} has schema {version}, this batchq needs {SCHEMA_VERSION}")
+
+
+def _prepare(connection: Connection, path: Path, *, create: bool) -> None:
+    run = connection.exec_driver_sql
+    for pragma in _PRAGMAS:
+        run(f"PRAGMA {pragma}")
+    tables = run("SELECT count(*) FROM sqlite_master").scalar_one()
+    application = run("PRAGMA application_id").scalar_one()
+    if tables and application != APPLICATION_ID:
+        raise NotABatchqDatabase(f"{path} is a database, but not one of batchq's; name another with --db")
+    if not tables and not create:
+        raise NoDatabase(f"{path} is empty: there is no queue in it; enqueue something first")
+    if run("PRAGMA journal_mode").scalar_one() != "wal" and run("PRAGMA journal_mode=WAL").scalar_one() != "wal":
+        raise DatabaseUnavailable(f"{path} is on a file system that can't hold a shared queue (no WAL)")
+    if tables:
+        return
+    connection.rollback()
+    run("BEGIN IMMEDIATE")
+    if not run("SELECT count(*) FROM sqlite_master").scalar_one():
+        metadata.create_all(connection)
+        connection.execute(meta.insert(), {"name": "schema_version", "value": str(SCHEMA_VERSION)})
+        run(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.commit()

@@ -1,0 +1,39 @@
+"""What SQLite's refusals mean, in batchq's exceptions."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from batchq.errors import DatabaseUnavailable, DataRefused, NotABatchqDatabase
+
+BUSY_CODES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_FOREIGN_CODES = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+_DATA_CODES = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE}
+# A statement of ours is wrong: waiting would not mend it. No code: the driver itself refused.
+_MISTAKE_CODES = {None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_INTERNAL, sqlite3.SQLITE_MISUSE}
+
+
+def code_of(error: DBAPIError) -> int | None:
+    """Return the primary result code: extended codes carry it in their low byte."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def translate(error: DBAPIError, path: Path) -> Exception:
+    """Return the exception to raise instead; the error itself where it is a mistake in this program.
+
+    Whatever is not known to be final (no memory, a lost lock race, codes of newer versions) may pass.
+    """
+    code, text = code_of(error), str(error.orig)
+    if code in _MISTAKE_CODES:
+        return error
+    if code in _FOREIGN_CODES:
+        return NotABatchqDatabase(f"{path} is not a usable SQLite database: {text}")
+    if code in _DATA_CODES:
+        return DataRefused(f"{path} refused a value: {text}")
+    if code == sqlite3.SQLITE_READONLY:
+        return DatabaseUnavailable(f"{path} can't be written: {text}; check the permissions of file and directory")
+    return DatabaseUnavailable(f"{path} can't be used right now: {text}")

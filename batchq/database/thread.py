@@ -1,0 +1,102 @@
+"""A connection and the one thread that uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import aiosqlite
+import anyio
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import StaticPool
+
+from batchq.errors import DatabaseUnavailable
+
+T = TypeVar("T")
+
+
+async def connect(path: Path) -> ConnectionThread:
+    """Open a connection. Raises DatabaseUnavailable."""
+    driver = aiosqlite.connect(path, isolation_level=None, timeout=0, cached_statements=256)
+    driver._thread.daemon = True  # noqa: SLF001 - a connection lost to a crash must not keep the process alive
+    try:
+        return ConnectionThread(await driver)
+    except sqlite3.Error as error:
+        driver._thread.join()  # noqa: SLF001 - its last word goes to the event loop, which may be about to close
+        raise DatabaseUnavailable(f"can't open {path}: {error}") from error
+
+
+class ConnectionThread:
+    """One connection and its thread."""
+
+    def __init__(self, driver: aiosqlite.Connection) -> None:
+        """Wrap an open connection; `connect` is the way in."""
+        self._driver = driver
+        # StaticPool hands out the connection that aiosqlite's thread already owns.
+        self._engine = create_engine(
+            "sqlite://",
+            creator=lambda: driver._conn,  # noqa: SLF001
+            poolclass=StaticPool,
+            pool_reset_on_return=None,
+        )
+        self._connection: Connection | None = None
+        self._version = 0
+        self.others_wrote = False
+
+    async def call(self, function: Callable[[Connection], T]) -> T:
+        """Run `function` on the connection's thread; return when it has ended, never before.
+
+        A thread can't be stopped. A cancellation that comes meanwhile, asyncio's own or anyio's, is
+        raised when the function has ended.
+        """
+        if not self._driver._running:  # noqa: SLF001
+            raise ValueError("the database is closed")
+        # Queued by hand: aiosqlite has no public way to run more than one statement per hop, and what
+        # it awaits by itself is lost to whoever cancels the task.
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._driver._tx.put_nowait((done, partial(self._run, function)))  # noqa: SLF001
+        with anyio.CancelScope(shield=True):
+            await _end_of(done)
+        return done.result()
+
+    async def close(self) -> None:
+        """Close the connection and end its thread."""
+        self._engine.dispose(close=False)
+        await self._driver.close()
+
+    def _run(self, function: Callable[[Connection], T]) -> T:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        result = function(self._connection)
+        # On this connection the counter moves only when others commit.
+        version = data_version(self._driver._conn)  # noqa: SLF001
+        if version is not None:
+            self.others_wrote = version != self._version
+            self._version = version
+        return result
+
+
+async def _end_of(future: asyncio.Future[T]) -> None:
+    """Wait until a future has ended, whoever cancels the waiting task; then let the cancellation go on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        future.exception()  # taken note of: it is the cancellation that is raised
+        raise cancelled
+
+
+def data_version(connection: sqlite3.Connection) -> int | None:
+    """Return the counter of commits; None while somebody has the file to himself, to recover or close the log."""
+    try:
+        version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    except sqlite3.OperationalError:
+        return None
+    return version

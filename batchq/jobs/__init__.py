@@ -1,0 +1,95 @@
+"""The values that travel through batchq: batches, jobs, claims, outcomes, results, progress.
+
+All are frozen. Times are integer milliseconds of the database's clock since the epoch,
+money is integer nano-dollars (10^-9 USD), and None means unknown, never zero.
+"""
+
+from __future__ import annotations
+
+from batchq.jobs.batch import (
+    DEFAULT_CALL_TIMEOUT_MS,
+    DEFAULT_MAX_ATTEMPTS,
+    Batch,
+    BatchState,
+    JobState,
+    Json,
+    NewBatch,
+    NewJob,
+)
+from batchq.jobs.exchange import (
+    DEFAULT_LEASE_MS,
+    SUSPECT_LOSSES,
+    Claim,
+    Ended,
+    Exchanged,
+    Held,
+    RunnerIdentity,
+    Serving,
+    Wants,
+)
+from batchq.jobs.outcome import (
+    NANO,
+    Answer,
+    Answered,
+    Failed,
+    Halted,
+    Outcome,
+    Reason,
+    Released,
+    Retry,
+    Succeeded,
+    Throttled,
+    Usage,
+)
+from batchq.jobs.report import (
+    Attempt,
+    Counts,
+    ErrorGroup,
+    Lane,
+    LiveBatch,
+    Progress,
+    Result,
+    RunnerInfo,
+    Unfinished,
+)
+
+__all__ = [
+    "DEFAULT_CALL_TIMEOUT_MS",
+    "DEFAULT_LEASE_MS",
+    "DEFAULT_MAX_ATTEMPTS",
+    "NANO",
+    "SUSPECT_LOSSES",
+    "Answer",
+    "Answered",
+    "Attempt",
+    "Batch",
+    "BatchState",
+    "Claim",
+    "Counts",
+    "Ended",
+    "ErrorGroup",
+    "Exchanged",
+    "Failed",
+    "Halted",
+    "Held",
+    "JobState",
+    "Json",
+    "Lane",
+    "LiveBatch",
+    "NewBatch",
+    "NewJob",
+    "Outcome",
+    "Progress",
+    "Reason",
+    "Released",
+    "Result",
+    "Retry",
+    "RunnerIdentity",
+    "RunnerInfo",
+    "Serving",
+    "Succeeded",
+    "Throttled",
+    "Unfinished",
+    "Usage",
+    "Wants",
+]

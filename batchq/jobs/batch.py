@@ -1,0 +1,86 @@
+"""What is enqueued: batches and their jobs, and the states that they can be in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+DEFAULT_MAX_ATTEMPTS = 8
+DEFAULT_CALL_TIMEOUT_MS = 300_000
+
+
+class JobState(StrEnum):
+    """Where a job stands; `done`, `failed` and `cancelled` are final."""
+
+    PENDING = "pending"
+    INFLIGHT = "inflight"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class BatchState(StrEnum):
+    """Whether a batch's jobs may be claimed. One that is `purging` is on its way out, and never a whole again."""
+
+    OPEN = "open"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    PURGING = "purging"
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What `enqueue` asks for: the shared part of every request of a batch.
+
+    `source` names the input that the rows come from.
+    """
+
+    name: str
+    worker: str
+    endpoint: str = "default"
+    model: str = ""
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    priority: int = 0
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    call_timeout_ms: int = DEFAULT_CALL_TIMEOUT_MS
+    budget: int | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts enqueued together under one name: a row of `batches`.
+
+    `settings` is the shared part of the request: `system`, `params` (merged into the body)
+    and `url` (the path of the API, `/v1/chat/completions` when absent).
+    """
+
+    id: int
+    name: str
+    worker: str
+    endpoint: str
+    model: str
+    settings: Mapping[str, Json]
+    priority: int
+    max_attempts: int
+    call_timeout_ms: int
+    budget: int | None
+    state: BatchState
+    size: int
+    created_at: int
+    enqueue_until: int
+    sealed_at: int | None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """One row to enqueue: `payload` is ASCII-escaped JSON, `key` the hash of its request."""
+
+    position: int
+    custom_id: str | None
+    key: str
+    payload: str

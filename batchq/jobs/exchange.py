@@ -1,0 +1,110 @@
+"""What a runner says to the store and hears from it: claims, leases, what ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchq.jobs.batch import Batch
+from batchq.jobs.outcome import Outcome
+
+DEFAULT_LEASE_MS = 60_000
+
+# A job that was lost this often may be what kills its workers.
+SUSPECT_LOSSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerIdentity:
+    """Who claims: a fresh `id` per start, so that a re-used pid or name is never taken for its past."""
+
+    id: str
+    host: str
+    pid: int
+    concurrency: int
+    serves: str
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A worker and endpoint that a runner can serve; `opened` once the worker's client is there."""
+
+    worker: str
+    endpoint: str
+    base_url: str
+    opened: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a runner asks of an exchange: up to `slots` jobs of what it serves.
+
+    `batch_ids` narrows it to these batches.
+    """
+
+    slots: int
+    serving: tuple[Serving, ...]
+    batch_ids: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this runner holds under a lease, as the claim returned it.
+
+    `payload` is still JSON text: it is decoded where the job runs, so that one bad row
+    fails alone. `attempts` counts this claim. `epoch` is the lane's at the time of the claim;
+    `probe` marks the one job that a halted lane lets through.
+    """
+
+    job_id: int
+    token: int
+    batch: Batch
+    position: int
+    custom_id: str | None
+    payload: str
+    attempts: int
+    losses: int
+    throttles: int
+    lane: str = ""
+    epoch: int = 0
+    probe: bool = False
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the job may be what kills its workers: a runner holds one of these at a time."""
+        return self.losses >= SUSPECT_LOSSES
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim in hand; `renew` asks for its lease to be extended."""
+
+    job_id: int
+    token: int
+    renew: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that ended, on its way to the store. `duration_ms` is how long it ran."""
+
+    claim: Claim
+    outcome: Outcome
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What an exchange brought.
+
+    `now` is the database's clock at the exchange, `lost` the ids of held jobs that are no longer
+    this runner's, `unopened` the workers to open before their jobs can be claimed, `wake_in_ms` the
+    time until something becomes due (None: nothing is waiting), `late` how many outcomes were refused.
+    """
+
+    now: int
+    claims: tuple[Claim, ...] = ()
+    lost: frozenset[int] = frozenset()
+    unopened: tuple[Serving, ...] = ()
+    wake_in_ms: int | None = None
+    late: int = 0

@@ -1,0 +1,165 @@
+"""What people and programs read about a queue: results, attempts, progress, lanes, runners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchq.jobs.batch import Batch, JobState
+from batchq.jobs.outcome import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A job as `collect` and `show` read it; `result` and `payload` are JSON text."""
+
+    position: int
+    custom_id: str | None
+    key: str
+    state: JobState
+    attempts: int
+    result: str | None
+    error: str | None
+    error_class: str | None
+    finish_reason: str | None
+    usage: Usage
+    cost: int | None
+    meta: str | None
+    payload: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One row of the attempts log."""
+
+    token: int
+    number: int
+    runner: str | None
+    started_at: int | None
+    ended_at: int
+    outcome: str
+    charged: bool
+    error: str | None
+    error_class: str | None
+    status: int | None
+    usage: Usage
+    cost: int | None
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many jobs of a batch are in each state, from the tallies."""
+
+    pending: int = 0
+    inflight: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        """All jobs of the batch."""
+        return self.pending + self.inflight + self.final
+
+    @property
+    def final(self) -> int:
+        """Jobs that ended."""
+        return self.done + self.failed + self.cancelled
+
+    @property
+    def live(self) -> int:
+        """Jobs that have not ended."""
+        return self.pending + self.inflight
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What one rate limit covers: worker, base URL and model; None where there is no row."""
+
+    worker: str
+    base_url: str
+    model: str
+    paused_until: int | None
+    halted_at: int | None
+    probe_at: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerInfo:
+    """A worker process as people see it; never used for correctness."""
+
+    id: str
+    host: str
+    pid: int
+    concurrency: int
+    in_flight: int
+    serves: str
+    started_at: int
+    seen_at: int
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A batch at one moment: what there is to know while waiting for it.
+
+    `finished` is asked of the index (sealed and no live row), never of the tallies.
+    `runners` are the live ones, `lanes` those of the batch's worker and model, at whatever server.
+    `leased_until` is when the last lease ends.
+    """
+
+    batch: Batch
+    counts: Counts
+    finished: bool
+    now: int
+    usage: Usage
+    cost: int | None
+    attempts: int
+    losses: int
+    next_due_at: int | None
+    runners: tuple[RunnerInfo, ...]
+    lanes: tuple[Lane, ...]
+    leased_until: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a job is in flight under a lease that has not run out."""
+        return self.leased_until is not None and self.leased_until > self.now
+
+    @property
+    def enqueueing(self) -> bool:
+        """Whether a live `enqueue` is still adding rows."""
+        return self.batch.sealed_at is None and self.batch.enqueue_until > self.now
+
+
+@dataclass(frozen=True, slots=True)
+class LiveBatch:
+    """A batch with unfinished jobs: when the next pending one is due, and when the last lease ends."""
+
+    batch: Batch
+    next_due_at: int | None
+    leased_until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What there is left to do in the whole queue, at one moment.
+
+    `unsealed` are the batches that a producer has not completed; one of them may be in `live` too.
+    """
+
+    now: int
+    live: tuple[LiveBatch, ...]
+    unsealed: tuple[Batch, ...]
+    lanes: tuple[Lane, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Failures of one class in a batch, with one example."""
+
+    error_class: str
+    count: int
+    example_position: int
+    example: str

@@ -1,0 +1,128 @@
+"""The claims in hand: running in slots, or ended and not settled yet. A slot is free once both are over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskGroup
+
+from batchq import log
+from batchq.clock import uptime
+from batchq.executor import execute
+from batchq.jobs import Claim, Ended, Held, Outcome, Released
+from batchq.worker import Handler
+
+
+@dataclass(slots=True)
+class _Running:
+    """A claim at work. `given_up` marks one whose job is somebody else's by now."""
+
+    claim: Claim
+    handler: Handler
+    renewed_at: float
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    given_up: bool = False
+
+
+class Slots:
+    """Runs claims beside each other and keeps what they left behind until it is settled."""
+
+    def __init__(self, on_end: Callable[[], None], logger: log.Logger) -> None:
+        """Call `on_end` whenever an attempt ended."""
+        self._on_end = on_end
+        self._log = logger
+        self._assigned: asyncio.Queue[_Running] = asyncio.Queue()
+        self._tasks = 0
+        self._running: dict[int, _Running] = {}
+        self.ended: list[Ended] = []
+        self.released = 0
+
+    @property
+    def running(self) -> int:
+        """How many calls are running."""
+        return len(self._running)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is in hand."""
+        return not self._running and not self.ended
+
+    @property
+    def holds_suspect(self) -> bool:
+        """Whether a job that may have killed its workers is running here."""
+        return any(item.claim.is_suspect for item in self._running.values())
+
+    def assign(self, claim: Claim, handler: Handler, group: TaskGroup) -> None:
+        """Give a claim to a free slot; slots are tasks that stay, since starting one per job costs more."""
+        running = _Running(claim, handler, uptime())
+        self._running[claim.job_id] = running
+        self._assigned.put_nowait(running)
+        if len(self._running) > self._tasks:
+            self._tasks += 1
+            group.start_soon(self._fill)
+
+    def held(self, now: float, renew_seconds: float) -> list[Held]:
+        """Return everything in hand; what was renewed long ago asks for it again."""
+        held = [
+            Held(job_id, item.claim.token, renew=now - item.renewed_at >= renew_seconds)
+            for job_id, item in self._running.items()
+        ]
+        return held + [Held(item.claim.job_id, item.claim.token, renew=False) for item in self.ended]
+
+    def renewed(self, held: Collection[Held], now: float) -> None:
+        """Take note of the leases that an exchange renewed."""
+        for item in held:
+            if item.renew and (running := self._running.get(item.job_id)):
+                running.renewed_at = now
+
+    def next_renewal(self, renew_seconds: float) -> float:
+        """Return when the next lease wants renewing."""
+        return min((item.renewed_at for item in self._running.values()), default=float("inf")) + renew_seconds
+
+    def give_up(self, lost: frozenset[int]) -> None:
+        """Cancel the calls whose jobs are somebody else's by now."""
+        for job_id in lost:
+            if running := self._running.get(job_id):
+                running.given_up = True
+                running.scope.cancel()
+                self._log.warning(log.JOB_LOST, batch=running.claim.batch.name, position=running.claim.position)
+
+    def cancel(self) -> None:
+        """Cancel all calls: they end as released."""
+        for running in self._running.values():
+            running.scope.cancel()
+
+    def give_back_unbegun(self) -> None:
+        """Release the claims that no slot has begun."""
+        while not self._assigned.empty():
+            claim = self._assigned.get_nowait().claim
+            del self._running[claim.job_id]
+            self.ended.append(Ended(claim, Released(), 0))
+
+    def rest(self) -> list[Ended]:
+        """Return what ended, and, as released, what still runs although it was cancelled."""
+        return [*self.ended, *(Ended(item.claim, Released(), 0) for item in self._running.values())]
+
+    async def _fill(self) -> None:
+        while True:
+            await self._attempt(await self._assigned.get())
+
+    async def _attempt(self, running: _Running) -> None:
+        """Run one claim and leave its end behind, whatever happens."""
+        claim, began = running.claim, time.monotonic()
+        outcome: Outcome = Released()
+        try:
+            outcome = await execute(claim, running.handler, running.scope)
+        finally:
+            del self._running[claim.job_id]
+            ended = Ended(claim, outcome, round((time.monotonic() - began) * 1000))
+            # What was lost and has no answer has nothing to say; a late answer is logged with its cost.
+            if not (running.given_up and isinstance(outcome, Released)):
+                self.released += isinstance(outcome, Released)
+                self.ended.append(ended)
+                log.log_ended(self._log, ended)
+            self._on_end()

@@ -1,0 +1,38 @@
+"""What is left to do in the whole queue. Reads only."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from batchq.database import Transaction
+from batchq.jobs import Batch, BatchState, LiveBatch, Unfinished
+from batchq.schema import batches
+from batchq.store.find import PENDING, batch_from, last_lease, live_batches, next_time
+from batchq.store.lanes import read_lanes
+
+
+def read_unfinished(tx: Transaction) -> Unfinished:
+    """Return all of it as of one moment: a producer that seals between two reads would make it look empty."""
+    return Unfinished(tx.now, read_live(tx), read_unsealed(tx), read_lanes(tx))
+
+
+def read_live(tx: Transaction) -> tuple[LiveBatch, ...]:
+    """Return the batches with unfinished work: when the next row is due, and when the last lease ends."""
+    live = live_batches()
+    rows = tx.connection.execute(
+        select(batches, next_time(PENDING).label("due"), last_lease().label("leased_until")).join(
+            live, live.c.batch_id == batches.c.id
+        )
+    ).all()
+    return tuple(LiveBatch(batch_from(row), row.due, row.leased_until) for row in rows)
+
+
+def read_unsealed(tx: Transaction) -> tuple[Batch, ...]:
+    """Return the batches that are not complete yet; one that is cancelled or purged never will be."""
+    rows = tx.connection.execute(
+        select(batches).where(
+            batches.c.sealed_at.is_(None),
+            batches.c.state.not_in((BatchState.CANCELLED.value, BatchState.PURGING.value)),
+        )
+    ).all()
+    return tuple(batch_from(row) for row in rows)
