@@ -209,7 +209,7 @@ class _Stdout:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OutputFailed(f"can't write to standard output: {error.strerror or error}") from error
+            raise OutputFailed.to("to standard output", error) from error
         return written
 
 

@@ -23,7 +23,9 @@ What a worker raises to steer its job (RetryLater, Reject, Throttled, Halt) is i
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+from typing import Self
 
 
 class BatchqError(Exception):
@@ -66,6 +68,12 @@ class Purged(UsageError):
 
 class OutputFailed(BatchqError):
     """The results can't be written, or not to their end."""
+
+    @classmethod
+    def to(cls, target: object, error: OSError) -> Self:
+        """Return the error for what the system says about a file or stream."""
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror or error
+        return cls(f"can't write {target}: {reason}")
 
 
 class TimedOutWaiting(BatchqError):

@@ -135,10 +135,11 @@ Index(
     postgresql_where=CLAIMABLE,
 )
 
-# Failures by class, without a look at all that went well.
+# Failures by class, without a look at all that went well. `state` spares SQLite the look at the rows.
 Index(
     "job_failed",
     jobs.c.batch_id,
+    jobs.c.state,
     jobs.c.error_class,
     jobs.c.position,
     sqlite_where=FAILED,

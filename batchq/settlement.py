@@ -75,9 +75,8 @@ def settle(ended: Ended) -> Settlement:
 def _retry(ended: Ended, reason: Reason, after: float | None, answer: Answered | None) -> Settlement:
     claim = ended.claim
     if claim.attempts >= claim.batch.max_attempts:
-        gave_up = Reason(
-            reason.error_class, f"{reason.message} (gave up after {claim.attempts} attempts)", reason.status
-        )
+        tries = "1 attempt" if claim.attempts == 1 else f"{claim.attempts} attempts"
+        gave_up = Reason(reason.error_class, f"{reason.message} (gave up after {tries})", reason.status)
         return Settlement(ended, "retry", JobState.FAILED, reason=gave_up, answer=answer)
     delay = delay_ms(after, claim.attempts)
     return Settlement(ended, "retry", JobState.PENDING, delay, reason=reason, answer=answer)

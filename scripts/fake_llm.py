@@ -794,9 +794,7 @@ async def serve(provider: FakeProvider, port: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stopped.set)
     connections: set[Connection] = set()
-    server = await loop.create_server(
-        lambda: Connection(provider, connections), "127.0.0.1", port, backlog=4096
-    )
+    server = await loop.create_server(lambda: Connection(provider, connections), "127.0.0.1", port, backlog=4096)
     print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     await stopped.wait()
     server.close()

@@ -77,6 +77,7 @@ class Hand:
         renewed = set(self.held if renew is True else renew or ())
         held = [Held(claim.job_id, claim.token, claim.job_id in renewed) for claim in self.held.values()]
         narrowed = None if batch_ids is None else frozenset(batch_ids)
+        options.setdefault("holds_suspect", any(claim.is_suspect for claim in self.held.values()))
         return ExchangeRequest(self.runner, settlements, held, Wants(slots, serving, narrowed), **options)
 
     async def send(self, request: ExchangeRequest) -> Exchanged:

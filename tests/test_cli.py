@@ -1,6 +1,10 @@
 """The command line: exit codes, what goes to stdout and what to stderr, and that nothing is lost on the way."""
 
+import io
 import json
+import os
+import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -14,11 +18,13 @@ import pytest
 from completing import complete_batch, end_jobs, fail_odd, rows_of, with_store, write_lines
 
 from batchq.cli.commands import COMMANDS, batchq
-from batchq.cli.exits import run_command
+from batchq.cli.exits import run_command, say
 from batchq.cli.options import DURATION
+from batchq.cli.progress import show_progress
 from batchq.cli.request_options import INPUT_FORMATS
-from batchq.cli.text import clean
+from batchq.cli.text import clean, dollars
 from batchq.formats import FORMATS
+from batchq.jobs import Batch, BatchState, Counts, Halted, Progress, Reason, Retry, Usage
 
 PROGRAM = [sys.executable, "-m", "batchq"]
 
@@ -26,7 +32,7 @@ PROGRAM = [sys.executable, "-m", "batchq"]
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("MODEL", "BATCHQ_MODEL", "BATCHQ_DB", "BATCHQ_DEBUG"):
+    for name in ("MODEL", "BATCHQ_MODEL", "BATCHQ_DB", "BATCHQ_DEBUG", "BATCHQ_BASE_URL", "OPENROUTER_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -55,6 +61,48 @@ def program(*arguments, **options):
     )
 
 
+def on_terminal(*arguments, answer=b""):
+    """Run a command on a terminal and type an answer to what it asks; return its exit code and what it shows."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(PROGRAM[0], [*PROGRAM, *map(str, arguments)])
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:
+            break
+        shown += part
+        if answer and b"[y/N]" in shown:
+            os.write(terminal, answer)
+            answer = b""
+        if not part:
+            break
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
+
+
+def progress_of(pending, done):
+    batch = Batch(1, "demo", "echo", "default", "", {}, 0, 8, 1000, None, BatchState.OPEN, pending + done, 0, 0, 0)
+    return Progress(batch, Counts(pending=pending, done=done), False, 0, Usage(0, 0, 0, 0), None, 0, 0, None, (), ())
+
+
+def lines_on_screen(written):
+    """Return the lines that a terminal shows after this: what rich writes moves up, and erases lines."""
+    lines, row = [""], 0
+    for part in re.split(r"(\x1b\[[0-9;?]*[a-zA-Z]|\r|\n)", written):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif re.fullmatch(r"\x1b\[\d*A", part):
+            row -= int(part[2:-1] or 1)
+        elif part and part != "\r" and not part.startswith("\x1b"):
+            lines[row] += part
+    return [line for line in lines if line]
+
+
 # enqueue
 
 
@@ -64,7 +112,7 @@ def test_enqueue_says_what_it_did_and_what_comes_next(run, prompts):
     assert "added 4 jobs to prompts; next: `batchq worker`, then `batchq collect prompts`" in err
     code, out, err = run("enqueue", prompts, "--worker", "echo", "--json")
     assert json.loads(out) == {
-        "batch": "prompts", "added": 0, "skipped": 4, "bad": 0, "total": 4, "sealed": True,
+        "batch": "prompts", "added": 0, "skipped": 4, "bad": 0, "total": 4, "sealed": True, "absent": 0,
     }  # fmt: skip
     assert "nothing to add: all 4 rows are in prompts already" in err
 
@@ -127,19 +175,23 @@ def test_the_flag_wins_over_the_model_of_the_file_and_says_so(run, here):
 
 
 def test_parameters_are_json_or_strings_and_dots_nest(run, prompts, here):
-    pairs = ["temperature=0", "provider.sort=price", "provider.only=[1,null]", "seed=x=y", "n=NaN", 'stop="a"']
+    pairs = ["temperature=0", "provider.sort=price", "provider.only=[1,null]", "seed=x=y", "n=nan", 'stop="a"']
     options = [part for pair in pairs for part in ("--set", pair)]
     assert run("enqueue", prompts, "--worker", "echo", "--system", "Be brief", *options)[0] == 0
     settings = json.loads(rows_of(here / "runs.db", "(SELECT settings FROM batches)")[0][0])
     assert settings == {
         "system": "Be brief",
         "params": {
-            "temperature": 0, "provider": {"sort": "price", "only": [1, None]}, "seed": "x=y", "n": "NaN", "stop": "a",
+            "temperature": 0, "provider": {"sort": "price", "only": [1, None]}, "seed": "x=y", "n": "nan", "stop": "a",
         },
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("pairs", [["novalue"], ["=1"], ["a..b=1"], ["a=1", "a.b=2"], ["a.b=1", "a=2"], ["model=x"]])
+@pytest.mark.parametrize(
+    "pairs",
+    [["novalue"], ["=1"], ["a..b=1"], ["a=1", "a.b=2"], ["a.b=1", "a=2"], ["model=x"], ["a={"], ["a=[1"], ['a="x'],
+     ["a=NaN"], ["a=-Infinity"], ["a=1e999"], ["a=[1e999]"], ["a=" + "9" * 5000]],
+)  # fmt: skip
 def test_a_malformed_parameter_is_a_usage_error(run, prompts, here, pairs):
     code, _, err = run("enqueue", prompts, *(part for pair in pairs for part in ("--set", pair)))
     assert code == 2
@@ -202,6 +254,166 @@ def test_killed_half_way_and_run_again_every_line_is_there_once(run, here):
     assert "nothing to add" in run("enqueue", "in.jsonl", "--worker", "echo")[2]
 
 
+def test_bad_rows_never_go_into_the_queue_or_over_another_file(run, prompts, here):
+    run("enqueue", prompts, "--worker", "echo")
+    (here / "in.txt").write_text("one\n\n")
+    (here / "link").symlink_to("runs.db")
+    (here / "hard").hardlink_to("runs.db")
+    (here / "mine").write_text("precious\n")
+    before = (here / "runs.db").read_bytes()
+    for name in ("runs.db", "link", "hard", "runs.db-wal", "runs.db-shm", "sub/../runs.db"):
+        code, _, err = run("enqueue", "in.txt", "--worker", "echo", "--skip-bad", name)
+        assert (code, f"{name} belongs to the queue {here}/runs.db" in err) == (2, True), err
+    code, _, err = run("enqueue", "in.txt", "--worker", "echo", "--skip-bad", "mine")
+    assert (code, "mine exists" in err, "name another" in err) == (2, True, True)
+    assert ((here / "runs.db").read_bytes(), (here / "mine").read_text()) == (before, "precious\n")
+    for _ in range(2):  # what it wrote itself is no other file
+        assert run("enqueue", "in.txt", "--worker", "echo", "--skip-bad", "aside")[0] == 0
+    assert len(rows_of("runs.db")) == 5
+
+
+def test_an_endpoint_that_nobody_here_knows_is_told(run, prompts, here):
+    code, _, err = run("run", prompts, "-o", "out", "--worker", "echo", "--endpoint", "x")
+    assert (code, err) == (78, "batchq: there is no endpoint 'x' in batchq.toml; known: default\n")
+    assert not (here / "runs.db").exists()
+    code, _, err = run("enqueue", prompts, "--worker", "echo", "--endpoint", "x")
+    assert code == 0
+    assert "there is no endpoint 'x' in batchq.toml; known: default; a worker elsewhere must know it" in err
+    code, _, err = run("worker", "--worker", "echo", "--until-empty")
+    assert code == 0
+    events = {event["event"]: event for event in map(json.loads, err.splitlines())}
+    assert events["batch.left_alone"]["reason"] == "there is no endpoint 'x' in batchq.toml; known: default"
+    assert events["worker.empty"]["waiting"] is False
+    assert events["worker.serving"]["database"] == f"{here}/runs.db"
+
+
+def test_what_is_no_part_of_the_request_may_change_and_is_told(run, prompts):
+    run("enqueue", prompts, "--worker", "echo")
+    options = ("--worker", "echo", "--priority", 5, "--max-attempts", 2, "--call-timeout", "90s")
+    err = run("enqueue", prompts, *options)[2]
+    assert "was there already; from now on it has --priority 5, --max-attempts 2, --call-timeout 90s" in err
+    assert "from now on" not in run("enqueue", prompts, *options)[2]
+    assert "from now on" not in run("enqueue", prompts, "--worker", "echo")[2]
+    assert rows_of("runs.db", "(SELECT priority || max_attempts || call_timeout_ms FROM batches)")[0] == ("5290000",)
+    run("run", prompts, "-o", "out", "--worker", "echo")
+    assert "from now on it has --max-attempts 3" in run(
+        "run", prompts, "-o", "out", "--worker", "echo", "--max-attempts", 3
+    )[2]  # fmt: skip
+
+
+def test_a_shorter_input_is_told_and_is_no_input_of_a_run(run, here):
+    write_lines(here / "in.jsonl", ["a", "b", "c"])
+    assert run("run", "in.jsonl", "-o", "out", "--worker", "echo")[0] == 0
+    run("enqueue", "in.jsonl", "--worker", "echo")
+    write_lines(here / "in.jsonl", ["a"])
+    code, _, err = run("run", "in.jsonl", "-o", "out", "--worker", "echo")
+    assert code == 2
+    assert "has 3 rows, in.jsonl 1: 2 of the batch not among them; run it under another name with --batch" in err
+    err = run("enqueue", "in.jsonl", "--worker", "echo")[2]
+    assert "its 1 row is in in already, the batch has 2 jobs more, which the input has no row for" in err
+
+
+def test_a_second_standard_input_is_told_what_a_position_is():
+    assert program("enqueue", "-", "--worker", "echo", "--batch", "piped", input='"a"\n').returncode == 0
+    found = program("enqueue", "-", "--worker", "echo", "--batch", "piped", input='"b"\n')
+    assert found.returncode == 2
+    assert "rows without a custom_id are known by their position" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["enqueue", "in.txt", "--batch=-x"], "begins with a dash"),
+        (["enqueue", "in.txt", "--batch", "x" * 121], "121 characters"),
+        (["run", "in.txt", "-o", "out", "--worker", "echo", "--batch", "x" * 121], "121 characters"),
+        (["enqueue", "."], ". is a directory: name a file in it"),
+        (["enqueue", "in.txt", "--priority", "9" * 30], "'--priority'"),
+        (["enqueue", "in.txt", "--max-attempts", "9" * 30], "'--max-attempts'"),
+        (["enqueue", "in.txt", "--call-timeout", "9" * 400], "'--call-timeout'"),
+        (["worker", "--concurrency", "9" * 30], "'--concurrency'"),
+        (["show", "in", "9" * 30], "'POSITION'"),
+        (["purge", "in", "--older-than", "1d"], "not both"),
+        (["status", "--db", "."], "is a directory: name a file in it with --db"),
+        (["run", "in.txt", "-o", "aside", "--skip-bad", "aside", "--worker", "echo"], "can't hold both"),
+    ],
+)
+def test_what_can_not_be_meant_is_a_usage_error(run, here, arguments, message):
+    (here / "in.txt").write_text("one\n")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not (here / "runs.db").exists()
+
+
+def test_run_enqueues_nothing_without_its_key(run, prompts, here):
+    (here / "empty").touch()
+    (here / "letter").write_text("dear all\n")
+    for options, message in [
+        ([], "openrouter.ai needs a key: set OPENROUTER_API_KEY"),
+        (["--api-key-file", "nosuch"], "can't read the key from nosuch: No such file"),
+        (["--api-key-file", "empty"], "empty holds no key"),
+        (["--api-key-file", "letter"], "letter should hold a key and nothing else"),
+        (["--base-url", "notaurl"], "--base-url: 'notaurl' is not the URL of a server"),
+    ]:
+        code, _, err = run("run", prompts, "-o", "out", "--model", "m", *options)
+        assert (code, message in err, err.count("\n")) == (78, True, 1), err
+    assert not (here / "runs.db").exists()
+
+
+def test_a_worker_names_the_batch_whose_key_is_missing_and_the_ways_out(run, prompts):
+    run("enqueue", prompts, "--model", "m", "--batch", "keyed")
+    code, _, err = run("worker", "--until-empty")
+    assert code == 78
+    failed = json.loads(err.splitlines()[-1])
+    assert (failed["event"], failed["exit_code"]) == ("worker.failed", 78)
+    for part in ("batch 'keyed'", "OPENROUTER_API_KEY", "--worker echo", "--batch NAME"):
+        assert part in failed["reason"]
+
+
+def test_a_run_that_leaves_jobs_behind_does_not_end_well(run, prompts, here, monkeypatch):
+    async def stop_at_once(_runner, _say):
+        return 0
+
+    monkeypatch.setattr("batchq.process.run_until_interrupted", stop_at_once)
+    code, _, err = run("run", prompts, "-o", "out", "--worker", "echo")
+    assert code == 5
+    assert "has 4 unfinished jobs: no live worker" in err
+    assert not (here / "out").exists()
+
+
+# settings
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (".env", "MODEL=m\n\nnot a line\n", ".env:3: this line can't be read"),
+        (".env", "MODEL='m\n", ".env:1: this line can't be read"),
+        ("batchq.toml", "x = \n", "batchq.toml can't be read: Invalid value (at line 1"),
+        ("batchq.toml", "modle = 'm'\n", "batchq.toml: there is no setting 'modle'"),
+        ("batchq.toml", "[endpoints.a]\nurl = 'http://h'\n", "there is no setting 'endpoints.a.url'"),
+        ("batchq.toml", "[endpoints.a]\napi_key = 'k'\n", "batchq.toml: Field required"),
+        ("batchq.toml", "endpoints = 'a'\n", "endpoints in "),
+        ("batchq.toml", "[endpoints.a]\nbase_url = 'h'\n", "endpoints.a.base_url in "),
+        (".env", "BATCHQ_BASE_URL=http://\n", "BATCHQ_BASE_URL in "),
+    ],
+)
+def test_settings_that_mean_nothing_name_their_file(run, here, name, text, message):
+    (here / name).write_text(text)
+    code, out, err = run("status")
+    assert (code, out, err.count("\n")) == (78, "", 1)
+    assert str(here / name) in err
+    assert message in err
+
+
+@pytest.mark.parametrize("url", ["x", "ftp://h", "http://", "http://[x", "http://h:99999", "http://a b/"])
+def test_a_base_url_needs_a_scheme_and_a_host(run, monkeypatch, url):
+    monkeypatch.setenv("BATCHQ_BASE_URL", url)
+    code, _, err = run("status")
+    assert code == 78
+    assert f"BATCHQ_BASE_URL in the environment: {url!r} is not the URL of a server" in err
+
+
 # collect
 
 
@@ -236,6 +448,52 @@ def test_collect_twice_gives_the_same_bytes_and_spares_other_files(run, prompts,
     assert code == 2
     assert "does not hold results" in err
     assert prompts.read_text().startswith('"prompt 0"')
+
+
+def test_nothing_lets_results_replace_the_input_or_the_queue(run, prompts, here):
+    run("enqueue", prompts, "--worker", "echo")
+    complete_batch("runs.db")
+    before = (here / "runs.db").read_bytes(), prompts.read_bytes()
+    (here / "link").symlink_to("runs.db")
+    (here / "below").mkdir()
+    (here / "below" / "input").symlink_to(prompts)
+    for name in ("runs.db", "link", "runs.db-wal", "runs.db-shm"):
+        code, _, err = run("collect", "prompts", "--force", "-o", name)
+        assert (code, "belongs to the queue" in err) == (2, True)
+        assert run("run", prompts, "--worker", "echo", "--force", "-o", name)[0] == 2
+    for name in (prompts, "below/input"):
+        code, _, err = run("collect", "prompts", "--force", "-o", name)
+        assert (code, "is the input of prompts itself" in err) == (2, True)
+    assert ((here / "runs.db").read_bytes(), prompts.read_bytes()) == before
+    write_lines(here / "moved.jsonl", [f"prompt {i}" for i in range(4)])
+    run("enqueue", "moved.jsonl", "--batch", "prompts", "--worker", "echo")
+    assert "is the input" in run("collect", "prompts", "--force", "-o", "moved.jsonl")[2]
+    assert "no file can be made in /proc" in run("collect", "prompts", "-o", "/proc/x")[2]
+
+
+@pytest.mark.parametrize("command", [["collect", "prompts"], ["status"], ["--help"]])
+@pytest.mark.parametrize(
+    ("redirected", "reason"), [(">&-", "it is closed"), ("> /dev/full", "No space left on device")]
+)
+def test_a_stdout_that_takes_nothing_is_one_sentence(run, prompts, command, redirected, reason):
+    run("enqueue", prompts, "--worker", "echo")
+    complete_batch("runs.db")
+    line = f"exec {sys.executable} -m batchq {' '.join(command)} {redirected}"
+    found = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stderr) == (1, f"batchq: can't write to standard output: {reason}\n")
+
+
+def test_messages_need_no_stdout_and_data_needs_no_stderr(prompts):
+    for line, expected in [
+        ("enqueue prompts.jsonl --worker echo <&- >&-", 0),
+        ("collect prompts --no-wait <&- 2>&-", 0),
+        ("worker --worker echo --until-empty <&- >&- 2>&-", 0),
+    ]:
+        found = subprocess.run(
+            ["sh", "-c", f"exec {sys.executable} -m batchq {line}"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (found.returncode, "Traceback" in found.stderr) == (expected, False), found.stderr
 
 
 def test_collect_gives_up_with_exit_4_and_says_why_nothing_moves(run, prompts, here):
@@ -342,12 +600,17 @@ def test_retry_sends_back_what_failed_and_nothing_else(run, prompts):
     complete_batch("runs.db", fail_odd)
     assert "failed with timeout; there is bad_request" in run("retry", "prompts", "--error", "timeout")[2]
     assert "2 jobs of prompts will run again" in run("retry", "prompts", "--error", "bad_request")[2]
+    run("cancel", "prompts")
+    assert "failed with timeout; there is cancelled" in run("retry", "prompts", "--error", "timeout")[2]
+    assert "2 jobs of prompts will run again" in run("retry", "prompts", "--error", "cancelled")[2]
     assert [state for (state,) in rows_of("runs.db", "state")] == ["done", "pending", "done", "pending"]
 
 
 def test_pause_resume_and_cancel(run, prompts):
     run("enqueue", prompts, "--worker", "echo")
-    assert "is paused" in run("pause", "prompts")[2]
+    assert "was neither paused nor halted: nothing changed" in run("resume", "prompts")[2]
+    assert "is paused;" in run("pause", "prompts")[2]
+    assert "is paused already: nothing changed" in run("pause", "prompts")[2]
     assert with_store("runs.db", end_jobs) == 0
     assert "paused: `batchq resume prompts" in run("status")[1]
     assert "goes on" in run("resume", "prompts")[2]
@@ -363,6 +626,23 @@ def test_pause_resume_and_cancel(run, prompts):
     assert run("collect", "prompts", "--strict")[0] == 3
     assert "3 jobs of prompts will run again" in run("retry", "prompts")[2]
     assert with_store("runs.db", end_jobs) == 3
+    for command in ("pause", "resume"):
+        assert "has ended" in run(command, "prompts")[2]
+    assert "goes on" not in run("resume", "prompts")[2]
+
+
+def test_a_single_attempt_is_told_in_the_singular(run, prompts):
+    run("enqueue", prompts, "--worker", "echo", "--max-attempts", 1)
+    complete_batch("runs.db", lambda _: Retry(Reason("timeout", "too slow")))
+    assert "4 with timeout, e.g. position 0: too slow (gave up after 1 attempt)" in run("collect", "prompts")[2]
+
+
+def test_a_halted_batch_is_called_so(run, prompts):
+    run("enqueue", prompts, "--worker", "echo")
+    with_store("runs.db", lambda store: end_jobs(store, lambda _: Halted(Reason("no_credit", "no credit")), at_most=1))
+    found = json.loads(run("status", "--json")[1])
+    assert found["batches"][0]["state"] == "halted"
+    assert "goes on; 1 halt lifted" in run("resume", "prompts")[2]
 
 
 def test_seal_completes_a_batch(run, prompts):
@@ -389,6 +669,10 @@ def test_purge_asks_and_spares_what_is_unfinished(run, prompts):
     assert rows_of("runs.db") == []
     assert rows_of("runs.db", "(SELECT count(*) FROM batches)") == []
     run("enqueue", prompts, "--worker", "echo")
+    code, text = on_terminal("purge", "prompts", "--force", answer=b"n\n")
+    assert (code, "nothing was deleted" in text, "interrupted" in text) == (1, True, False)
+    code, text = on_terminal("purge", "prompts", "--force", answer=b"\x03")
+    assert (code, "interrupted" in text) == (130, True)
     assert run("purge", "prompts", "--force", "--yes")[0] == 0
     assert run("purge")[0] == 2
 
@@ -430,7 +714,8 @@ def test_every_command_has_help(run):
 def test_an_unknown_command_is_a_usage_error_and_so_is_none(run):
     code, out, err = run("colect", "x")
     assert (code, out) == (2, "")
-    assert "No such command 'colect'" in err
+    assert "No such command 'colect'. Did you mean 'collect'?" in err
+    assert "No such command 'x'." in run("x")[2]
     assert run()[0] == 2
 
 
@@ -463,6 +748,31 @@ def test_durations():
     for text in ("", "x", "-1s", "1w", "1h30m"):
         with pytest.raises(click.BadParameter):
             DURATION.convert(text, None, None)
+
+
+def test_what_is_said_while_a_bar_is_shown_stands_above_it(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with show_progress("runs.db") as update:
+        update(progress_of(3, 1))
+        time.sleep(0.3)
+        say("batchq: a message")
+        print("a log line", file=sys.stderr)
+    say("batchq: the end")
+    assert sys.stderr is screen
+    shown = lines_on_screen(screen.getvalue())
+    assert shown == ["batchq: a message", "a log line", "batchq: the end"]
+
+
+def test_costs_are_never_rounded_to_nothing():
+    assert [dollars(nano) for nano in (None, 0, 1, 99_999, 100_000, 1_500_000_000)] == [
+        "-", "$0.0000", "<$0.0001", "<$0.0001", "$0.0001", "$1.5000",
+    ]  # fmt: skip
 
 
 def test_control_characters_are_written_out():

@@ -3,15 +3,16 @@
 import asyncio
 import json
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 from completing import RUNNER, end_jobs, fail_odd, with_store
 
 from batchq.coordinator import Pace, check_output, collect, wait_until_finished, watch, write_results
-from batchq.errors import TimedOutWaiting, UnknownBatch, UsageError
+from batchq.errors import Purged, TimedOutWaiting, UnknownBatch, UsageError
 from batchq.jobs import Batch, BatchState, Counts, Lane, NewBatch, NewJob, Progress, RunnerInfo, Usage
-from batchq.store import open_store
+from batchq.store import open_store, operate
 from batchq.waiting import why_waiting
 
 NOW = 1_800_000_000_000
@@ -22,9 +23,9 @@ HALTED = Lane("echo", "http://x/v1", "m", None, NOW, NOW + 5000, "no credit")
 THROTTLED = Lane("echo", "http://x/v1", "m", NOW + 60_000, None, None, "slow down")
 
 
-def progress(batch=OPEN, counts=None, *, finished=False, due=NOW, runners=(IDLE,), lanes=()):
+def progress(batch=OPEN, counts=None, *, finished=False, due=NOW, runners=(IDLE,), lanes=(), leased=None):
     counts = counts or Counts(pending=4, done=6)
-    return Progress(batch, counts, finished, NOW, Usage(), None, 0, 0, due, tuple(runners), tuple(lanes))
+    return Progress(batch, counts, finished, NOW, Usage(), None, 0, 0, due, tuple(runners), tuple(lanes), leased)
 
 
 async def fill(store, count, name="demo", *, seal=True):
@@ -58,7 +59,14 @@ def database(tmp_path):
         (progress(lanes=[replace(THROTTLED, paused_until=NOW - 1)]), None),
         (progress(due=NOW + 60_000), "all 4 jobs left are delayed by an earlier failure, the first until"),
         (progress(counts=Counts(pending=1), due=NOW + 60_000), "the last job is delayed"),
-        (progress(counts=Counts(pending=1, inflight=1), due=NOW + 60_000), None),
+        (progress(counts=Counts(pending=1, inflight=1), due=NOW + 60_000, leased=NOW + 1), None),
+        (progress(replace(OPEN, state=BatchState.PURGING)), "being purged, by somebody else or half-way: `batchq purge"),
+        # The lane of a server that no process calls any more says nothing about those that run.
+        (progress(counts=Counts(pending=3, inflight=1), leased=NOW + 1, lanes=[HALTED]), None),
+        (progress(due=NOW + 60_000, lanes=[HALTED]), "all 4 jobs left are delayed"),
+        (progress(lanes=[replace(HALTED, probe_at=NOW - 60_000)]), None),
+        # A lease that ran out is nobody's: what keeps its job is said.
+        (progress(counts=Counts(inflight=1), due=None, leased=NOW, lanes=[HALTED]), "halted at http://x/v1 (m)"),
         (progress(runners=[replace(IDLE, in_flight=16)]), "the live workers are busy with other batches"),
         (progress(replace(OPEN, endpoint="mine")), "may not name the endpoint 'mine'"),
     ],
@@ -115,6 +123,23 @@ def test_watch_notices_a_change_at_once_and_ends_when_finished(database):
             assert seen[-1][0] - changed < 0.8
 
     asyncio.run(main())
+
+
+def test_one_that_watches_takes_no_news_from_another(database):
+    """A runner and a progress display share a store: each hears of every commit."""
+
+    async def main(store):
+        await fill(store, 1, seal=False)
+        with closing(store.watch()) as runner:
+            display = watch(store, "demo")
+            await anext(display)
+            await fill(store, 2, seal=False)
+            await anext(display)
+            assert runner.changed()
+            assert not runner.changed()
+            await display.aclose()
+
+    with_store(database, main)
 
 
 def test_results_come_in_input_order_whole_and_twice_the_same(database, tmp_path):
@@ -186,10 +211,54 @@ def test_a_cancelled_batch_is_finished_even_if_it_was_never_complete(database):
     async def main(store):
         batch = await fill(store, 2, seal=False)
         await store.cancel(batch)
-        assert await store.unsealed_batches() == []
+        assert (await store.unfinished()).unsealed == ()
         return await wait_until_finished(store, "demo", wait_timeout=5)
 
     assert with_store(database, main).counts == Counts(cancelled=2)
+
+
+def test_a_batch_that_is_half_purged_is_never_collected(database, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(operate, "CHUNK_ROWS", 3)
+
+    async def main(store):
+        batch = await fill(store, 8)
+        await end_jobs(store)
+        assert await store._write(lambda tx: operate.purge_chunk(tx, batch.id)) == 3
+        assert not (await store.progress("demo")).finished
+        with pytest.raises(Purged, match="is being purged"):
+            await collect(store, "demo", out, wait_timeout=5)
+        with pytest.raises(Purged, match="is being purged"):
+            await write_results(store, "demo", out)
+        assert await store.purge(batch) == 5
+        assert await store.find_batch("demo") is None
+
+    with_store(database, main)
+    assert not out.exists()
+
+
+def test_a_batch_that_is_purged_while_it_is_collected_leaves_no_file(database, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(operate, "CHUNK_ROWS", 300)
+
+    async def main(store):
+        batch = await fill(store, 1200)
+        await end_jobs(store)
+        page, reads = store._database.read, 0
+
+        async def read(body):
+            nonlocal reads
+            reads += 1
+            if reads == 3:  # its progress and the first page were read
+                await store.purge(batch)
+            return await page(body)
+
+        store._database.read = read
+        with pytest.raises(Purged, match="500 of 1,200 are left"):
+            await write_results(store, "demo", out)
+
+    with_store(database, main)
+    assert not out.exists()
 
 
 def test_an_unknown_batch_suggests_the_nearest(database):

@@ -153,9 +153,7 @@ class TestDirectives:
         assert outcomes[0].body["code"] == status
 
     def test_fixture(self, provider):
-        unauthorised, empty = ask_all(
-            provider, ["[[fixture err_401_bad_key]]", "[[fixture err200_empty_choices]]"]
-        )
+        unauthorised, empty = ask_all(provider, ["[[fixture err_401_bad_key]]", "[[fixture err200_empty_choices]]"])
         assert isinstance(unauthorised, openai.AuthenticationError)
         assert empty.choices == []
         ledger = provider.ledger()
@@ -266,9 +264,7 @@ class TestErrorMix:
         for seed, order in ((1, 1), (1, -1), (2, 1)):
             provider.behave(error_mix=self.MIX, seed=seed)
             provider.reset()
-            seen.append(
-                dict(zip(prompts[::order], self.kinds(ask_all(provider, prompts[::order])), strict=True))
-            )
+            seen.append(dict(zip(prompts[::order], self.kinds(ask_all(provider, prompts[::order])), strict=True)))
         assert seen[0] == seen[1] != seen[2]
         assert len(set(seen[0].values())) >= 5
 
@@ -276,9 +272,7 @@ class TestErrorMix:
         provider.behave(error_mix="503:0.25", retry_after=1)
         outcomes = ask_all(provider, [f"{number}" for number in range(100)])
         assert 15 <= statuses(outcomes).count(503) <= 35
-        assert {each.response.headers["retry-after"] for each in outcomes if hasattr(each, "response")} == {
-            "1"
-        }
+        assert {each.response.headers["retry-after"] for each in outcomes if hasattr(each, "response")} == {"1"}
 
     def test_only_the_first_calls_of_a_prompt(self, provider):
         provider.behave(error_mix="500:1", error_calls=2)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchq.errors import UsageError
+from batchq.errors import OutputFailed, UsageError
 from batchq.formats import FORMATS, AtomicFile, BadRow, ReadOptions, Row, delimited, read_rows, render_jsonl
 from batchq.jobs import JobState, Result, Usage
 
@@ -121,6 +121,15 @@ def test_good_jsonl_lines(line: object, row: Row) -> None:
         ({"messages": "x"}, "`messages` is a string, not a list of messages"),
         ({"messages": ["x"]}, "message 1 is a string, not an object"),
         ({"messages": [*MESSAGES, {"content": "x"}]}, "message 2 has no `role`"),
+        ({"messages": [{"role": "user"}]}, "message 1 has no `content`"),
+        (
+            {"messages": [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": []}]},
+            "message 2 has no `content`",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 3}]},
+            "the `content` of message 1 is a number, not a string or a list",
+        ),
         ({"prompt": "x", "custom_id": ""}, "`custom_id` is empty"),
         ({"prompt": "x", "custom_id": True}, "`custom_id` is a boolean, not a string"),
         ({"prompt": "x", "custom_id": 1.5}, "`custom_id` is a number, not a string"),
@@ -626,9 +635,7 @@ def test_atomic_file_appears_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("old", ["old", None])
-def test_atomic_file_leaves_nothing_behind(
-    tmp_path: Path, error: type[BaseException], old: str | None
-) -> None:
+def test_atomic_file_leaves_nothing_behind(tmp_path: Path, error: type[BaseException], old: str | None) -> None:
     path = tmp_path / "out"
     if old is not None:
         path.write_text(old)
@@ -636,6 +643,12 @@ def test_atomic_file_leaves_nothing_behind(
         file.write("new")
         raise error
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_messages_with_something_in_the_place_of_content_are_good() -> None:
+    call = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f"}}]}
+    messages = [*MESSAGES, call, call | {"content": None}, {"role": "tool", "content": [{"type": "text", "text": "x"}]}]
+    assert payloads(read_lines({"messages": messages})) == [{"messages": messages}]
 
 
 def test_atomic_file_that_fails_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -646,7 +659,7 @@ def test_atomic_file_that_fails_at_the_end(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space"), AtomicFile(path) as file:
+    with pytest.raises(OutputFailed, match=r"can't write .*out: No space"), AtomicFile(path) as file:
         file.write("new")
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["old"]
 
@@ -734,7 +747,5 @@ def test_standard_output_appended_to_a_file(tmp_path: Path, name: str) -> None:
         "with AtomicFile(pathlib.Path(sys.argv[1])) as file: file.write('new\\n')"
     )
     with log.open("a") as out:
-        subprocess.run(
-            [sys.executable, "-c", code, name], stdout=out, check=True, cwd=Path(__file__).parents[1]
-        )
+        subprocess.run([sys.executable, "-c", code, name], stdout=out, check=True, cwd=Path(__file__).parents[1])
     assert log.read_text() == "old\nnew\n"

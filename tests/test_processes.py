@@ -61,8 +61,7 @@ def test_a_worker_stopped_past_its_lease_comes_back_too_late(place):
 
         frozen.send_signal(signal.SIGCONT)
         wait_for(
-            lambda: place.query("SELECT count(*) FROM attempts WHERE late")[0][0]
-            or "job.lost" in place.errors(frozen),
+            lambda: place.query("SELECT count(*) FROM attempts WHERE late")[0][0] or "job.lost" in place.errors(frozen),
             "the late answers to be refused",
         )
         frozen.send_signal(signal.SIGTERM)
@@ -70,9 +69,9 @@ def test_a_worker_stopped_past_its_lease_comes_back_too_late(place):
         assert frozen.wait(30) == 0
         assert place.query("SELECT id, state, token, result, finished_at, claimed_by FROM jobs ORDER BY id") == before
         assert place.query("SELECT count(*) FROM attempts WHERE outcome = 'lost'")[0][0] == 4
-        assert {tuple(row.items()) for row in ({"calls": n} for n in provider.ledger(prompts=True)["prompts"].values())} == {
-            (("calls", 2),)
-        }
+        assert {
+            tuple(row.items()) for row in ({"calls": n} for n in provider.ledger(prompts=True)["prompts"].values())
+        } == {(("calls", 2),)}
 
 
 def test_a_worker_stopped_past_its_lease_is_believed_if_nobody_took_over(place):
@@ -132,7 +131,9 @@ def test_fifty_workers_start_at_once_on_an_empty_directory(place):
 
     codes = [process.wait(180) for process in workers]
 
-    assert codes == [0] * 50, [place.errors(process)[-300:] for process, code in zip(workers, codes, strict=True) if code]
+    assert codes == [0] * 50, [
+        place.errors(process)[-300:] for process, code in zip(workers, codes, strict=True) if code
+    ]
     assert place.query("SELECT value FROM meta WHERE name = 'schema_version'") == [("1",)]
 
 

@@ -14,7 +14,7 @@ from batchq import producer
 from batchq.errors import BadInput, BatchConflict, UsageError
 from batchq.formats import ReadOptions
 from batchq.jobs import NewBatch
-from batchq.producer import complete, enqueue, run_name
+from batchq.producer import Policy, complete, enqueue, run_name
 from batchq.survey import survey_input
 
 BATCH = NewBatch("b", "echo")
@@ -30,10 +30,13 @@ def prompts(tmp_path):
     return tmp_path / "prompts.jsonl"
 
 
-def add(database, path, new=BATCH, *, seal=True, model=None, skip_bad=None, default_model=None, **options):
+def add(
+    database, path, new=BATCH, *, seal=True, model=None, skip_bad=None, default_model=None, whole=False, policy=None,
+    **options,
+):  # fmt: skip
     with survey_input(path, ReadOptions(**options), model=model, skip_bad=skip_bad) as survey:
         filled = complete(new, survey, default_model=default_model)
-        return with_store(database, lambda store: enqueue(store, survey, filled, seal=seal))
+        return with_store(database, lambda store: enqueue(store, survey, filled, seal=seal, whole=whole, policy=policy))
 
 
 def bad_rows(path, **options):
@@ -149,7 +152,7 @@ def test_the_url_goes_into_the_settings_unless_it_is_the_default(database, promp
 
 def test_a_changed_row_is_an_error_that_names_it_and_nothing_is_written(database, prompts):
     add(database, write_lines(prompts, ["a", "b", "c"]))
-    with pytest.raises(BatchConflict, match=r"prompts\.jsonl:2: position 1 holds another request .*--batch"):
+    with pytest.raises(BatchConflict, match=r"prompts\.jsonl:2: position 1 .* holds another request.*--batch"):
         add(database, write_lines(prompts, ["a", "B", "c", "d"]))
     assert len(rows_of(database)) == 3
     assert batch_of(database).sealed_at is not None
@@ -158,7 +161,7 @@ def test_a_changed_row_is_an_error_that_names_it_and_nothing_is_written(database
 def test_a_changed_row_with_an_id_is_named_by_it(database, prompts):
     add(database, write_lines(prompts, [{"custom_id": "x", "prompt": "1"}]))
     rows = [{"custom_id": "new", "prompt": "2"}, {"custom_id": "x", "prompt": "changed"}]
-    with pytest.raises(BatchConflict, match=r"prompts\.jsonl:2: custom_id 'x' .*position 0"):
+    with pytest.raises(BatchConflict, match=r"prompts\.jsonl:2: custom_id 'x' is in the batch 'b' \(position 0\)"):
         add(database, write_lines(prompts, rows))
     assert len(rows_of(database)) == 1
 
@@ -200,9 +203,47 @@ def test_bad_records_of_a_csv_keep_their_header_and_all_their_lines(database, tm
 
 def test_nothing_bad_leaves_an_empty_file(database, prompts, tmp_path):
     aside = tmp_path / "bad.jsonl"
-    aside.write_text("of the last run\n")
-    add(database, write_lines(prompts, ["a"]), skip_bad=aside)
-    assert aside.read_bytes() == b""
+    for _ in range(2):
+        add(database, write_lines(prompts, ["a"]), skip_bad=aside)
+        assert aside.read_bytes() == b""
+
+
+@pytest.mark.parametrize("held", ["of somebody else\n", '""\n""\n', '""', "x"])
+def test_bad_rows_replace_no_other_file(database, prompts, tmp_path, held):
+    aside = tmp_path / "bad.jsonl"
+    aside.write_text(held)
+    with pytest.raises(UsageError, match="exists, and holds something else"):
+        add(database, write_lines(prompts, ["a", ""]), skip_bad=aside)
+    assert aside.read_text() == held
+    assert not database.exists()
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_a_whole_input_has_a_row_for_each_of_the_batch(database, prompts, with_ids):
+    rows = [{"prompt": f"p{i}"} | ({"custom_id": f"r{i}"} if with_ids else {}) for i in range(3)]
+    add(database, write_lines(prompts, rows))
+    write_lines(prompts, rows[:2])
+    with pytest.raises(BatchConflict, match=r"'b' has 3 rows, .*prompts\.jsonl 2: 1 of the batch not among them"):
+        add(database, prompts, whole=True)
+    assert add(database, prompts).absent == 1
+    if with_ids:
+        write_lines(prompts, [*rows[:2], {"prompt": "new", "custom_id": "new"}])
+        with pytest.raises(BatchConflict):
+            add(database, prompts, whole=True)
+    assert len(rows_of(database)) == 3
+
+
+def test_a_policy_changes_what_is_there_and_its_source_is_remembered(database, prompts, tmp_path):
+    add(database, write_lines(prompts, ["a"]), policy=Policy(priority=3))
+    assert (batch_of(database).priority, batch_of(database).source) == (3, str(prompts))
+    other = write_lines(tmp_path / "other.jsonl", ["a", "b"])
+    done = add(database, other, policy=Policy(max_attempts=2))
+    assert done.changed == {"max_attempts": 2}
+    found = batch_of(database)
+    assert (found.priority, found.max_attempts, found.source) == (3, 2, str(other))
+    with pytest.raises(BatchConflict):
+        add(database, write_lines(prompts, ["X"]), policy=Policy(priority=9))
+    assert (batch_of(database).priority, batch_of(database).source) == (3, str(other))
 
 
 def test_only_bad_rows_are_an_error_even_if_they_may_be_skipped(prompts, tmp_path):

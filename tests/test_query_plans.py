@@ -16,7 +16,7 @@ from store_driver import SERVING, Hand, done, new_jobs
 
 from batchq.jobs import Claim, NewBatch
 from batchq.schema import batches
-from batchq.store import claim, enqueue, find, open_store, operate, results
+from batchq.store import claim, enqueue, find, open_store, operate, results, unfinished
 from batchq.store.exchange import exchange
 
 BATCHES = 5
@@ -42,7 +42,7 @@ def job_rows():
         for batch_id in range(1, BATCHES + 1):
             yield (
                 batch_id, position, f"{position:032x}", '"prompt"', state, NOW - 1_000 + position,
-                "runner" if inflight else None, None if live else '"result"', NOW, None if live else NOW,
+                "runner" if inflight else None, None if live else '"result"', NOW, None if live else NOW, int(inflight),
             )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def queue(location):
         connection.execute("BEGIN")
         connection.executemany(
             "INSERT INTO jobs (batch_id, position, key, payload, state, claimable_at, claimed_by, result, created_at, "
-            "finished_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "finished_at, attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             job_rows(),
         )
         connection.execute("UPDATE batches SET size = ?", (ROWS // BATCHES,))
@@ -116,6 +116,7 @@ def page_statement():
 
 CLAIMS = {
     "pending": claim.CLAIM_PENDING,
+    "suspect": claim.CLAIM_SUSPECT,
     "expired": claim.CLAIM_EXPIRED,
     "log of the expired": claim._LOG_LOST,
 }
@@ -129,9 +130,10 @@ def test_a_claim_reads_its_rows_in_the_order_of_the_index(queue, name):
     assert scans(steps) == sorts(steps) == []
 
 
+@pytest.mark.parametrize("suspects", [False, True])
 @pytest.mark.parametrize("narrowed", [False, True])
-def test_the_walk_of_live_batches_seeks_once_per_batch(queue, narrowed):
-    steps = plan(queue, find.find_statement(narrowed=narrowed))
+def test_the_walk_of_live_batches_seeks_once_per_batch(queue, narrowed, suspects):
+    steps = plan(queue, find.find_statement(narrowed=narrowed, suspects=suspects))
     seeking = seeks(steps, "job_claimable")
     assert any("(batch_id>?)" in step for step in seeking)
     assert sum("(batch_id=? AND state=?" in step for step in seeking) >= 2
@@ -141,9 +143,10 @@ def test_the_walk_of_live_batches_seeks_once_per_batch(queue, narrowed):
     assert sorts(steps) in ([], ["USE TEMP B-TREE FOR ORDER BY"])
 
 
+@pytest.mark.parametrize("suspects", [False, True])
 @pytest.mark.parametrize("narrowed", [False, True])
-def test_the_next_wake_up_is_read_from_the_index(queue, narrowed):
-    steps = plan(queue, find._wake_statement(narrowed=narrowed))
+def test_the_next_wake_up_is_read_from_the_index(queue, narrowed, suspects):
+    steps = plan(queue, find.wake_statement(narrowed=narrowed, suspects=suspects))
     assert sum("(batch_id=? AND state=?" in step for step in seeks(steps, "job_claimable")) >= 2
     assert scans(steps) == sorts(steps) == []
 
@@ -194,10 +197,11 @@ def converse(transaction) -> None:
 USES = {
     "an exchange": converse,
     "is it finished": lambda tx: results.is_finished(tx, sealed(tx)),
-    "progress": lambda tx: results.read_progress(tx, sealed(tx)),
+    "progress": lambda tx: results.read_progress(tx, "batch-2"),
     "one job": lambda tx: results.read_job(tx, 3, 7),
     "a page of results": lambda tx: results.read_results(tx, 3, 5_000, 500, with_prompt=True),
-    "live batches": results.read_live,
+    "all that is left": unfinished.read_unfinished,
+    "failures by class": lambda tx: results.read_errors(tx, 3),
     "abandoned cancels": operate.abandoned_cancels,
     "a chunk of a purge": lambda tx: operate.purge_chunk(tx, 3),
     "a chunk of a cancel": lambda tx: (operate.start_cancel(tx, 3), operate.cancel_chunk(tx, 3)),
@@ -219,6 +223,14 @@ def test_pages_of_results_are_read_in_the_order_of_the_index(queue):
     steps = plan(queue, page_statement())
     # SQLite's own name for the index of UNIQUE (batch_id, position), the first constraint of `jobs`.
     assert steps == ["SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (batch_id=? AND position>?)"]
+
+
+def test_failures_are_counted_by_the_index_that_holds_nothing_else(queue, location):
+    text, values = anyio.run(listen, location, USES["failures by class"])[-1]
+    steps = explain(queue, text, values)
+    assert steps[0] == "SEARCH jobs USING COVERING INDEX job_failed (batch_id=? AND state=?)"
+    # What is sorted are the few classes, by how often.
+    assert sorts(steps) in ([], ["USE TEMP B-TREE FOR ORDER BY"])
 
 
 def test_whether_a_batch_is_finished_is_two_seeks(queue, location):

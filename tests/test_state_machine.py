@@ -24,14 +24,15 @@ from store_driver import LEASE_MS, Clock, Hand, done, failed, halted, new_jobs, 
 
 from batchq.database.dialect import json_rows
 from batchq.errors import DataRefused
-from batchq.jobs import FINAL_STATES, Batch, Claim, Exchanged, Held, NewBatch
+from batchq.jobs import Batch, Claim, Exchanged, Held, NewBatch
 from batchq.settlement import Settlement
 from batchq.store import ExchangeRequest, settle
 
 MAX_ATTEMPTS = 3
 BATCHES = ("first", "second")
 RUNNERS = ("a", "b", "c")
-STATES = ("pending", "inflight", "done", "failed", "cancelled")
+FINAL_STATES = ("done", "failed", "cancelled")
+STATES = ("pending", "inflight", *FINAL_STATES)
 ACTIONS = ("enqueue", "enqueue", "seal", "pause", "resume", "cancel", "retry", "start_over")
 STEPS_MS = (1, LEASE_MS // 4, LEASE_MS - 1, LEASE_MS, 3 * LEASE_MS)
 DRAIN_ROUNDS = 60
@@ -128,7 +129,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.sizes = dict.fromkeys(BATCHES, 0)
         self.final: dict[int, dict[str, object]] = {}
         self.tokens_at_retry: dict[int, int] = {}
-        self.ever_cancelled: set[int] = set()
         self.newest: dict[int, int] = {}
         for index, name in enumerate(BATCHES):
             new = NewBatch(name, "echo", model=f"model-{index}", max_attempts=MAX_ATTEMPTS)
@@ -212,7 +212,6 @@ class QueueMachine(RuleBasedStateMachine):
 
     def cancel(self, name):
         self.arena.run(self.store.cancel(self.batches[name]))
-        self.note_cancelled()
 
     def retry(self, name):
         batch = self.batches[name]
@@ -229,7 +228,6 @@ class QueueMachine(RuleBasedStateMachine):
             assert after[job_id]["token"] == row["token"]
             self.tokens_at_retry[job_id] = row["token"]
             self.final.pop(job_id, None)
-        self.ever_cancelled -= again.keys()
 
     def start_over(self, name):
         self.cancel(name)
@@ -266,8 +264,6 @@ class QueueMachine(RuleBasedStateMachine):
         log = self.arena.log()
         for job_id, row in self.arena.jobs().items():
             assert 0 <= row["attempts"] <= MAX_ATTEMPTS
-            if job_id in self.ever_cancelled:
-                continue
             since = self.tokens_at_retry.get(job_id, 0)
             running = row["state"] == "inflight"
             expected = range(since + 1, row["token"] + (not running))
@@ -339,7 +335,7 @@ class QueueMachine(RuleBasedStateMachine):
                 accepted.add(claim.job_id)
                 assert after[claim.job_id]["state"] == item.state
                 assert after[claim.job_id]["attempts"] == row["attempts"] - (not item.charged)
-            elif entry is None or (entry["outcome"] == "lost" and not entry["late"]):
+            elif entry["outcome"] in {"lost", "cancelled"} and not entry["late"]:
                 late += 1
         assert reply.late == late
         return accepted
@@ -386,9 +382,6 @@ class QueueMachine(RuleBasedStateMachine):
 
     def one(self, sql):
         return dict(self.arena.rows(sql)[0])
-
-    def note_cancelled(self):
-        self.ever_cancelled |= {job_id for job_id, row in self.arena.jobs().items() if row["state"] == "cancelled"}
 
     def teardown(self):
         """Let the faults end: the queue drains, and what it holds comes out in order."""
@@ -484,7 +477,7 @@ def weaken(monkeypatch, arena, guard) -> None:
 
     monkeypatch.setattr(settle, "ended_rows", rows)
     monkeypatch.setattr(settle, "_row", row_with_owner_and_number)
-    condition = guard(settle.jobs, rows, settle._now)
+    condition = guard(settle.jobs, rows, settle.now_ms)
     # The log's own key would refuse a second end of one attempt, and so hide what the guard lets through.
     monkeypatch.setattr(settle, "LOG_ENDED", settle.log_statement(condition).prefix_with("OR IGNORE"))
     monkeypatch.setattr(settle, "SETTLE", settle.settle_statement(condition))

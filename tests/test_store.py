@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from sqlalchemy.exc import DBAPIError
 from store_driver import (
     LEASE_MS,
     SERVING,
@@ -41,6 +42,7 @@ from store_driver import (
 )
 
 from batchq.database import checkpoint
+from batchq.database import sqlite as database
 from batchq.errors import (
     BatchConflict,
     ConfigurationError,
@@ -55,8 +57,8 @@ from batchq.errors import (
 from batchq.jobs import BatchState, Claim, Ended, Failed, JobState, NewBatch, NewJob, Reason, Serving, Usage
 from batchq.request import encode
 from batchq.schema import SCHEMA_VERSION
-from batchq.settlement import settle
-from batchq.store import Store, open_store
+from batchq.settlement import Settlement, settle
+from batchq.store import Store, open_store, operate
 
 pytestmark = pytest.mark.anyio
 
@@ -268,6 +270,87 @@ async def test_a_job_that_kills_its_worker_fails_alone(store, clock):
     result, _ = await store.job(batch, culprit)
     assert (result.error_class, result.attempts) == ("worker_died", 8)
     await check_tallies(store, batch)
+
+
+async def make_suspects(store: Store, clock: Clock, count: int) -> None:
+    """Lose the first jobs of a batch twice."""
+    hand = Hand(store, "dead")
+    for _ in range(2):
+        assert len(await hand.claim(count)) == count
+        hand.forget()
+        clock.advance(LEASE_MS)
+    assert not any(claim.position < count for claim in await hand.claim(count))
+    await hand.settle(*map(released, hand.held.values()))
+    clock.advance(4_000)
+
+
+async def test_a_runner_holds_one_suspect_at_a_time(store, clock):
+    await fill(store, 5)
+    await make_suspects(store, clock, 3)
+    hand, other = Hand(store), Hand(store, "b")
+    claims = await hand.claim(9)
+    assert sorted(claim.is_suspect for claim in claims) == [False, False, True]
+    (suspect,) = (claim for claim in claims if claim.is_suspect)
+    assert await hand.claim(9) == ()
+    assert [claim.is_suspect for claim in await other.claim(9)] == [True]
+    await hand.settle(done(suspect))
+    assert [claim.is_suspect for claim in await hand.claim(9)] == [True]
+    assert {row["state"] for row in rows(store, "SELECT state FROM jobs")} == {"done", "inflight"}
+
+
+async def test_suspects_of_several_batches_count_together(store, clock):
+    for name in ("a", "b", "c"):
+        await fill(store, 1, name)
+    await make_suspects(store, clock, 3)
+    hand = Hand(store)
+    assert len(await hand.claim(9)) == 1
+    assert await hand.claim(9) == ()
+
+
+async def test_a_suspect_waits_for_the_jobs_that_nobody_suspects(store, clock):
+    await fill(store, 30)
+    await make_suspects(store, clock, 2)
+    claims = await Hand(store).claim(16)
+    assert not any(claim.is_suspect for claim in claims)
+
+
+async def test_whoever_holds_a_suspect_does_not_wake_for_another(store, clock):
+    await fill(store, 2)
+    await make_suspects(store, clock, 2)
+    hand = Hand(store)
+    assert len(await hand.claim(9)) == 1
+    with closing(sqlite3.connect(store.location, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        reply = await hand.send(hand.request(slots=9))
+        lock.execute("ROLLBACK")
+    assert (reply.claims, reply.wake_in_ms) == ((), LEASE_MS)
+
+
+@pytest.mark.parametrize(("killers", "count"), [(1, 16), (3, 40), (6, 40)])
+async def test_jobs_that_kill_their_process_take_no_neighbour_along_however_long_it_runs(store, clock, killers, count):
+    """A culprit kills its process at once, the others need 50 s; somebody restarts the process each time."""
+    batch = await fill(store, count)
+    await store._database._writer.call(lambda connection: connection.exec_driver_sql("PRAGMA synchronous=OFF"))
+    hand, began = Hand(store, "life-0"), {}
+    for step in range(2_000):
+        ripe = [claim for claim in hand.held.values() if clock.now - began[claim.job_id] >= 50_000]
+        if any(claim.position < killers for claim in hand.held.values()):
+            hand, began = Hand(store, f"life-{step}"), {}
+        elif (await store.progress("demo")).finished:
+            break
+        else:
+            free = 16 - len(hand.held) + len(ripe)
+            reply = await hand.send(hand.request(map_done(ripe), free, renew=step % 2 == 0))
+            began |= {claim.job_id: clock.now for claim in reply.claims}
+        clock.advance(5_000)
+    failures = rows(store, "SELECT position, error_class FROM jobs WHERE state = 'failed' ORDER BY position")
+    assert [tuple(row) for row in failures] == [(position, "worker_died") for position in range(killers)]
+    assert states(store, batch) == {"failed": killers, "done": count - killers}
+    await check_tallies(store, batch)
+
+
+def map_done(claims: list[Claim]) -> list[Settlement]:
+    return [done(claim) for claim in claims]
 
 
 async def test_whoever_slept_claims_no_expired_row(store, clock):
@@ -524,6 +607,49 @@ async def test_adopt_returns_the_claims_that_are_not_in_hand(store, clock):
     assert (await hand.settle(*map(done, hand.held.values()))).late == 0
 
 
+async def test_what_is_adopted_has_a_fresh_lease(store, clock):
+    await fill(store, 1)
+    hand = Hand(store)
+    await store.exchange(hand.request(slots=1))
+    clock.advance(LEASE_MS + 1)
+    (claim,) = await hand.claim(1, adopt=True)
+    assert await Hand(store, "b").claim(1) == ()
+    assert job_row(store, claim.job_id)["claimable_at"] == clock.now + LEASE_MS
+
+
+async def test_what_is_adopted_carries_its_lane(store, clock):
+    batch = await fill(store, 5, model="m")
+    hand = Hand(store)
+    await halt(store, hand)
+    await store.resume(batch)
+    (unconfirmed,) = (await store.exchange(hand.request(slots=1))).claims
+    (claim,) = await hand.claim(1, adopt=True)
+    assert claim == unconfirmed
+    assert (claim.lane, claim.epoch, claim.probe) == ("echo http://localhost/v1 m", 2, False)
+    await hand.settle(halted(claim))
+    assert (await store.lanes())[0].halted_at is not None
+
+
+async def test_a_probe_that_is_adopted_reopens_its_lane(store, clock):
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    await store.exchange(hand.request(slots=5))
+    (claim,) = await hand.claim(5, adopt=True)
+    assert claim.probe
+    await hand.settle(done(claim))
+    assert (await store.lanes())[0].halted_at is None
+
+
+async def test_a_suspect_that_is_adopted_is_the_only_one(store, clock):
+    await fill(store, 2)
+    await make_suspects(store, clock, 2)
+    hand = Hand(store)
+    await store.exchange(hand.request(slots=1))
+    assert len(await hand.claim(9, adopt=True)) == 1
+
+
 # Attempts
 
 
@@ -639,9 +765,26 @@ async def test_cancelling_ends_what_waits_and_what_runs(store, clock):
     assert (await Hand(store).settle(done(claims[1], cost=11))).late == 1
     assert states(store, batch) == {"done": 1, "cancelled": 4}
     (entry,) = log_of(store, claims[1].job_id)
-    assert (entry["late"], entry["cost"], entry["outcome"]) == (1, 11, "succeeded")
+    assert (entry["late"], entry["cost"], entry["outcome"], entry["charged"]) == (1, 11, "cancelled", 0)
     progress = await store.progress("demo")
     assert (progress.finished, progress.cost) == (True, 11)
+    await check_tallies(store, batch)
+
+
+async def test_what_a_cancel_takes_away_is_in_the_log_and_refunded(store, clock):
+    batch = await fill(store, 2)
+    hand = Hand(store)
+    (claim,) = await hand.claim()
+    clock.advance(700)
+    await store.cancel(batch)
+    result, (attempt,) = await store.job(batch, claim.position)
+    assert (result.state, result.attempts) == (JobState.CANCELLED, 0)
+    assert (attempt.token, attempt.number, attempt.runner) == (claim.token, 1, "runner")
+    assert (attempt.started_at, attempt.ended_at) == (clock.now - 700, clock.now)
+    assert (attempt.outcome, attempt.charged, attempt.late) == ("cancelled", False, False)
+    request = hand.request([done(claim, cost=5)])
+    assert [(await store.exchange(request)).late for _ in range(2)] == [1, 0]
+    assert (await store.progress("demo")).cost == 5
     await check_tallies(store, batch)
 
 
@@ -765,6 +908,30 @@ async def test_a_halted_lane_claims_nothing_until_its_probe_and_then_one_job(sto
     assert await hand.claim(5) == await Hand(store, "b").claim(5) == ()
 
 
+async def test_batches_that_share_a_halted_lane_share_its_probe(store, clock):
+    for name in ("a", "b", "c", "d"):
+        await fill(store, 3, name)
+    hand = Hand(store)
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    assert [claim.probe for claim in await hand.claim(16)] == [True]
+    assert await hand.claim(16) == ()
+
+
+async def test_a_probe_that_is_told_to_wait_is_not_followed_by_another_before(store, clock):
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    (probe,) = await hand.claim(5)
+    await hand.settle(throttled(probe, after=3_600))
+    clock.advance(3_599_999)
+    reply = await hand.send(hand.request(slots=5))
+    assert (reply.claims, reply.wake_in_ms) == ((), 1)
+    clock.advance(1)
+    assert [claim.probe for claim in await hand.claim(5)] == [True]
+
+
 async def test_a_probe_that_succeeds_reopens_its_lane(store, clock):
     await fill(store, 5)
     hand = Hand(store)
@@ -869,6 +1036,18 @@ async def test_tallies_of_a_runner_that_went_silent_are_folded_by_the_next(store
     await hand.settle(*map(done, await hand.claim(3)))
     clock.advance(21 * LEASE_MS)
     await store.register(identity("next"))
+    assert [row["runner"] for row in rows(store, "SELECT runner FROM tallies")] == [""]
+    await check_tallies(store, batch)
+
+
+async def test_tallies_of_a_runner_with_a_long_lease_are_folded_before_it_is_forgotten(store, clock):
+    batch = await fill(store, 3)
+    hand = Hand(store, "silent", lease_ms=3 * 3_600_000)
+    await store.register(hand.runner)
+    await hand.settle(*map(done, await hand.claim(3)))
+    clock.advance(25 * 3_600_000)
+    await store.register(identity("next"))
+    assert [row["id"] for row in rows(store, "SELECT id FROM runners")] == ["next"]
     assert [row["runner"] for row in rows(store, "SELECT runner FROM tallies")] == [""]
     await check_tallies(store, batch)
 
@@ -1038,6 +1217,32 @@ async def test_purge_removes_everything_of_a_batch_and_nothing_else(store):
     await check_tallies(store, kept)
 
 
+async def test_a_purge_that_was_left_half_way_is_completed_by_the_next(store, clock, monkeypatch):
+    monkeypatch.setattr(operate, "CHUNK_ROWS", 4)
+    batch = await fill(store, 10)
+    hand = Hand(store)
+    await hand.settle(*map(done, await hand.claim(6)))
+    (running,) = await hand.claim(1)
+    assert await store._write(partial(operate.purge_chunk, batch_id=batch.id)) == 4
+    assert (await store.batch("demo")).state is BatchState.PURGING
+    assert not (await store.progress("demo")).finished
+    assert await hand.claim(5) == ()
+    for operation in (store.pause, store.resume, store.cancel, store.retry):
+        await operation(batch)
+        assert (await store.batch("demo")).state is BatchState.PURGING
+    assert await hand.claim(5) == ()
+    with pytest.raises(BatchConflict, match="being purged"):
+        await store.open_batch(NewBatch("demo", "echo"))
+    with pytest.raises(BatchConflict, match="purged while"):
+        await store.add_jobs(batch, new_jobs(11))
+    assert [found.name for found in await store.finished_before(10**9)] == ["demo"]
+    assert await store.purge(batch) == 6
+    assert rows(store, "SELECT * FROM attempts") == rows(store, "SELECT * FROM jobs") == []
+    assert (await hand.settle(done(running))).late == 0
+    with pytest.raises(BatchConflict, match="purged while"):
+        await store.add_jobs(batch, new_jobs(11))
+
+
 async def test_ids_are_not_reused_after_a_purge(store):
     await store.purge(await fill(store, 3))
     batch = await fill(store, 1, "next")
@@ -1092,6 +1297,22 @@ async def test_a_row_with_another_key_is_a_conflict_and_nothing_of_its_chunk_is_
     await check_tallies(store, batch)
 
 
+async def test_a_producer_that_opens_an_incomplete_batch_again_is_alive_again(store, clock):
+    batch = await fill(store, 3, seal=False)
+    clock.advance(3_600_000)
+    assert not (await store.progress("demo")).enqueueing
+    assert (await store.open_batch(NewBatch("demo", "echo"))).enqueue_until > clock.now
+    assert (await store.progress("demo")).enqueueing
+    clock.advance(3_600_000)
+    await store.keep_alive(batch)
+    assert (await store.progress("demo")).enqueueing
+    await store.seal(batch)
+    sealed = await store.batch("demo")
+    clock.advance(1_000)
+    await store.keep_alive(batch)
+    assert await store.open_batch(NewBatch("demo", "echo")) == sealed
+
+
 async def test_rows_with_custom_ids_get_the_next_positions(store):
     batch = await store.open_batch(NewBatch("demo", "echo"))
     assert await store.has_custom_ids(batch) is None
@@ -1142,9 +1363,9 @@ async def test_appending_unseals_a_batch_and_sealing_again_completes_it(store):
     assert (await store.batch("demo")).sealed_at is not None
     await store.add_jobs(batch, new_jobs(3))
     assert (await store.batch("demo")).sealed_at is None
-    assert [batch.name for batch in await store.unsealed_batches()] == ["demo"]
+    assert [batch.name for batch in (await store.unfinished()).unsealed] == ["demo"]
     await store.seal(batch)
-    assert await store.unsealed_batches() == []
+    assert (await store.unfinished()).unsealed == ()
 
 
 # Data
@@ -1349,13 +1570,14 @@ async def test_the_database_tells_the_time_in_milliseconds(path):
 
 async def test_commits_of_anybody_are_noticed(store, path, clock):
     async with await open_queue(path, clock) as other:
-        store.changed()
-        assert not store.changed()
-        await fill(other, 1)
-        assert store.changed()
-        assert not store.changed()
-        await fill(store, 1, "own")
-        assert store.changed()
+        with closing(store.watch()) as watcher, closing(store.watch()) as second:
+            assert not watcher.changed()
+            await fill(other, 1)
+            assert watcher.changed()
+            assert not watcher.changed()
+            await fill(store, 1, "own")
+            assert watcher.changed()
+            assert second.changed(), "another watcher took its news"
 
 
 # Locks
@@ -1434,6 +1656,96 @@ async def test_a_write_that_is_cancelled_leaves_no_lock_and_no_half(store, path,
         marks = other.execute("SELECT value FROM meta WHERE name = 'mark'").fetchall()
         other.execute("ROLLBACK")
     assert marks in ([], [("whole",)])
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+async def test_a_cancelled_task_ends_when_its_transaction_has_ended(store, kind):
+    """Also for asyncio's own cancel, which no shield of anyio stops: what follows must not run beside it."""
+    events: list[str] = []
+
+    def work(_transaction) -> None:
+        events.append("begun")
+        time.sleep(0.2)
+        events.append("ended")
+
+    task = asyncio.ensure_future(getattr(store._database, kind)(work))
+    while not events:
+        await asyncio.sleep(0.01)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert events == ["begun", "ended"]
+
+
+async def test_a_cancelled_task_whose_transaction_fails_is_cancelled_all_the_same(store):
+    begun = threading.Event()
+
+    def fail(_transaction) -> None:
+        begun.set()
+        time.sleep(0.1)
+        raise RuntimeError
+
+    task = asyncio.ensure_future(store._database.write(fail))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await store._database.write(lambda _transaction: None, patience=1)
+
+
+async def test_whoever_waits_for_a_lock_is_told_once(path, monkeypatch):
+    monkeypatch.setattr(database, "LOCKED_SECONDS", 0.1)
+    heard: list[str] = []
+    async with await open_store(str(path), create=True, on_locked=heard.append) as store:
+        await fill(store, 1)
+        assert heard == []
+        for round_ in (1, 2):
+            taken = threading.Event()
+            thread = threading.Thread(target=hold_lock, args=(path, 0.4, taken))
+            thread.start()
+            taken.wait()
+            await fill(store, 1, f"waits-{round_}")
+            thread.join()
+            assert heard == [f"{path} is locked by another process; waiting for it"] * round_
+
+
+REFUSALS = {
+    sqlite3.SQLITE_PROTOCOL: DatabaseUnavailable,
+    sqlite3.SQLITE_NOMEM: DatabaseUnavailable,
+    sqlite3.SQLITE_FULL: DatabaseUnavailable,
+    sqlite3.SQLITE_IOERR | (10 << 8): DatabaseUnavailable,
+    sqlite3.SQLITE_READONLY: DatabaseUnavailable,
+    sqlite3.SQLITE_PERM: DatabaseUnavailable,
+    99: DatabaseUnavailable,
+    sqlite3.SQLITE_CONSTRAINT: DataRefused,
+    sqlite3.SQLITE_TOOBIG: DataRefused,
+    sqlite3.SQLITE_CORRUPT: NotABatchqDatabase,
+    sqlite3.SQLITE_ERROR: DBAPIError,
+    sqlite3.SQLITE_MISUSE: DBAPIError,
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+async def test_what_the_database_refuses_is_told_by_its_code(store, code):
+    error = sqlite3.OperationalError("it says no")
+    error.sqlite_errorcode = code
+
+    def refuse(_transaction) -> None:
+        raise DBAPIError("SELECT 1", None, error)
+
+    with pytest.raises(REFUSALS[code], match="it says no"):
+        await store._database.write(refuse)
+    await store._database.write(lambda _transaction: None, patience=1)
+
+
+async def test_a_database_without_memory_may_have_some_later(store):
+    def refuse(_transaction) -> None:
+        raise MemoryError
+
+    with pytest.raises(DatabaseUnavailable, match="memory"):
+        await store._database.read(refuse)
 
 
 async def test_a_write_that_is_cancelled_while_it_waits_for_a_lock_leaves_none(store, locked):
@@ -1517,10 +1829,30 @@ async def test_a_checkpoint_that_fails_does_not_fail_the_commit_before_it(small_
     assert states(small_log, batch) == {"done": 200}
 
 
+async def test_a_log_that_cannot_be_looked_at_does_not_fail_a_commit(small_log, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError
+
+    batch = await fill(small_log, 200)
+    connect = sqlite3.connect
+
+    def connect_and_lose_the_log(*arguments, **options):
+        monkeypatch.setattr(Path, "stat", refuse)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint.sqlite3, "connect", connect_and_lose_the_log)
+    hand = Hand(small_log)
+    while claims := await hand.claim(4):
+        await hand.settle(*(done(claim, "x" * 4_000) for claim in claims))
+    monkeypatch.undo()
+    assert states(small_log, batch) == {"done": 200}
+
+
 async def test_the_last_to_close_leaves_one_file(path, clock):
     async with await open_queue(path, clock) as store:
         await fill(store, 1)
-        store.changed()
+        with closing(store.watch()) as watcher:
+            assert not watcher.changed()
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 

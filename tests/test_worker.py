@@ -1,13 +1,17 @@
 """How a name becomes a worker."""
 
 import asyncio
+import socket
 import sys
+import threading
+from contextlib import ExitStack
 
 import pytest
 
 from batchq.errors import ConfigurationError
 from batchq.request import RequestKeys, encode
-from batchq.worker import Endpoint, Request, find_worker, installed_workers, worker_name
+from batchq.worker import Endpoint, Request, RetryLater, find_worker, installed_workers, worker_name
+from batchq_workers import openrouter
 
 ENDPOINT = Endpoint("default", "http://127.0.0.1:1/v1")
 
@@ -59,8 +63,8 @@ def test_installed_workers_are_found_by_name():
     ("reference", "words"),
     [
         ("nosuch", "installed: echo"),
-        ("no_such_module:f", "can't import no_such_module"),
-        ("missing.py:f", "there is no file"),
+        ("no_such_module:f", "^can't import no_such_module: No module named"),
+        ("missing.py:f", "^can't import missing.py: there is no file"),
         ("my_worker.py:absent", "no function 'absent'"),
         ("my_worker.py:number", "not a worker"),
         ("my_worker.py:plain", "async def"),
@@ -111,4 +115,59 @@ def test_a_missing_key_is_named_before_anything_is_called():
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
         asyncio.run(main("https://api.example.com/v1"))
     assert asyncio.run(main("http://127.0.0.1:9/v1"))
+    with pytest.raises(ConfigurationError, match=r"'far' an api_key_file in batchq\.toml"):
+        find_worker("openrouter").check(Endpoint("far", "https://api.example.com/v1"))
+    find_worker("echo").check(Endpoint("far", "https://api.example.com/v1"))
 
+
+def failure_at(base_url):
+    """What the openrouter worker raises when it calls a server that gives no answer."""
+
+    async def main():
+        async with find_worker("openrouter").open(Endpoint("default", base_url, "key")) as handler:
+            with pytest.raises(RetryLater) as caught:
+                await handler(Request("hi", {"messages": []}, "/v1/chat/completions", "m", {}, "b", 0, None, 1))
+        return caught.value.error_class, str(caught.value)
+
+    return asyncio.run(main())
+
+
+def test_a_refused_connection_is_no_timeout_and_is_said_plainly():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # nobody listens
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        assert failure_at(f"http://{host}/v1") == ("connection", f"can't connect to {host}: Connection refused")
+
+
+def test_a_connection_that_nobody_accepts_in_time_is_a_timeout(monkeypatch):
+    monkeypatch.setattr(openrouter, "CONNECT_SECONDS", 0.2)
+    with socket.socket() as server, ExitStack() as stack:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(3):  # fills the queue of connections to accept
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        assert failure_at(f"http://127.0.0.1:{server.getsockname()[1]}/v1") == ("timeout", "connecting timed out")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [(b"", ("connection", "the connection broke: Server disconnected")),
+     (b"SSH-2.0\r\n", ("broken_answer", "the answer is not HTTP (ClientResponseError)"))],
+)  # fmt: skip
+def test_a_server_that_speaks_no_http_is_said_plainly(said, expected):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def answer():
+            connection, _ = server.accept()
+            connection.recv(100_000)
+            connection.sendall(said)
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert failure_at(f"http://127.0.0.1:{server.getsockname()[1]}/v1") == expected
+        thread.join()

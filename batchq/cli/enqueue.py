@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.exits import put, say
+from batchq.cli.exits import say
 from batchq.cli.options import (
     HELP_NAMES,
     command_class,
@@ -73,7 +73,7 @@ def enqueue(
     say_policy(done)
     _report(done, asked, db)
     if as_json:
-        put(json.dumps(_summary(done)))
+        click.echo(json.dumps(_summary(done)))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO, cast
@@ -23,7 +24,7 @@ def run_command(command: click.Command, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code: what its callback returns, or what its exception says."""
     try:
         code = command.main(args=list(arguments), prog_name="batchq", standalone_mode=False)
-        _flush_stdout()
+        sys.stdout.flush()
     except BaseException as error:
         if os.environ.get(DEBUG_VARIABLE) and not isinstance(error, click.ClickException | SystemExit):
             raise
@@ -46,35 +47,12 @@ def open_missing_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
-def put(text: str) -> None:
-    """Print data on stdout. Raises OutputFailed where that is not possible."""
-    try:
-        click.echo(text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputFailed(f"can't write to standard output: {error.strerror or error}") from error
-
-
-def _flush_stdout() -> None:
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputFailed(f"can't write to standard output: {error.strerror or error}") from error
-
-
 def say(message: str) -> None:
     """Print a message for people on stderr, free of control characters.
 
     On what `sys.stderr` is now, which click.echo would look through: above the bar while one is shown.
     """
-    with suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            sys.stderr.write(f"{clean(message)}\n")
-            sys.stderr.flush()
+    click.echo(clean(message), err=True)
 
 
 def _code_of(error: BaseException) -> int:
@@ -95,8 +73,8 @@ def _code_of(error: BaseException) -> int:
             return EXIT_FAILURE
         case SystemExit():
             return error.code if isinstance(error.code, int) else EXIT_FAILURE
-        case OSError() if (failure := _stdout_failure()) is not None:  # of click's own --help and --version
-            return _code_of(failure)
+        case OSError() if _is_of_stdout(error):
+            return _code_of(OutputFailed.to("to standard output", error))
         case _:
             what = f"{type(error).__name__}: {one_line(str(error))}"
             say(f"batchq: unexpected {what}; run with {DEBUG_VARIABLE}=1 for the traceback")
@@ -112,13 +90,10 @@ def _explain(error: BatchqError) -> None:
     say(f"batchq: {error}")
 
 
-def _stdout_failure() -> OutputFailed | None:
-    """Return why stdout can't be written: what it could not write it still holds."""
-    try:
-        _flush_stdout()
-    except OutputFailed as failure:
-        return failure
-    return None
+def _is_of_stdout(error: OSError) -> bool:
+    """Whether it was raised while data was printed: by `click.echo`, also for click's own --help, or above."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return click.echo.__code__ in frames or frames == [run_command.__code__]
 
 
 def _forget_stdout() -> None:

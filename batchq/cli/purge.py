@@ -46,13 +46,15 @@ def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool,
 
 async def _choose(location: str, name: str | None, older_than: float | None, *, force: bool) -> list[Batch]:
     from batchq.errors import UsageError
+    from batchq.jobs import BatchState
     from batchq.store import open_store
 
     async with await open_store(location) as store:
         if name is None:
             return await store.finished_before(round((older_than or 0) * 1000))
         progress = await store.progress(name)
-        if not (progress.finished or force):
+        half_gone = progress.batch.state is BatchState.PURGING
+        if not (progress.finished or half_gone or force):
             raise UsageError(
                 f"{name} has {plural(progress.counts.live, 'unfinished job')} or is not complete;"
                 " cancel it first, or delete it all the same with --force"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.exits import put
 from batchq.cli.options import HELP_NAMES, MAX_BIGINT, command_class, database_of, db_option, json_option, run_async
 from batchq.cli.text import clean, dollars, one_line, table
 
@@ -29,10 +28,10 @@ def show(name: str, position: int, *, db: str | None, as_json: bool) -> None:
     location = database_of(db)
     job, attempts = run_async(lambda: _read(location, name, position))
     if as_json:
-        put(json.dumps(_as_json(name, job, attempts)))
+        click.echo(json.dumps(_as_json(name, job, attempts)))
         return
     for line in _lines(name, job, attempts):
-        put(clean(line))
+        click.echo(clean(line))
 
 
 async def _read(location: str, name: str, position: int) -> tuple[Result, list[Attempt]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.exits import put
 from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, is_terminal, json_option, run_async
 from batchq.cli.text import clean, dollars, one_line, plural, table
 
@@ -80,10 +79,10 @@ async def read_status(store: Store, name: str | None) -> Status:
 
 def _print(found: Status, *, as_json: bool, clear: bool) -> None:
     if as_json:
-        put(json.dumps(_as_json(found)))
+        click.echo(json.dumps(_as_json(found)))
         return
     text = "\n".join(clean(line) for line in _lines(found))
-    put((_CLEAR if clear else "") + text)
+    click.echo((_CLEAR if clear else "") + text)
 
 
 def _lines(found: Status) -> list[str]:

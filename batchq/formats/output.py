@@ -194,7 +194,7 @@ class AtomicFile:
             writer.close()
             self._temporary.replace(self._target)
         except OSError as error:
-            raise OutputFailed(f"can't write {self._path}: {error.strerror or error}") from error
+            raise OutputFailed.to(self._path, error) from error
         self._temporary = None
         with suppress(OSError):  # some file systems can't sync a directory
             _sync_directory(self._target.parent)
@@ -221,7 +221,7 @@ class _Descriptor(io.FileIO):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OutputFailed(f"can't write {self._path}: {error.strerror or error}") from error
+            raise OutputFailed.to(self._path, error) from error
 
 
 def _open_stream(path: Path) -> int | None:

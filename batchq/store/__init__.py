@@ -260,11 +260,7 @@ class Store:
             moved, after = moved + count, last
 
     async def purge(self, batch: Batch) -> int:
-        """Delete a batch with all its jobs and their log, in chunks; return how many jobs. Safe to repeat.
-
-        The batch is marked first: one that is half gone is never taken for a finished one.
-        """
-        await self._write(partial(operate.start_purge, batch_id=batch.id))
+        """Delete a batch with all its jobs and their log, in chunks; return how many jobs. Safe to repeat."""
         removed = 0
         while count := await self._write(partial(operate.purge_chunk, batch_id=batch.id)):
             removed += count

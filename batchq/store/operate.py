@@ -32,11 +32,6 @@ def start_cancel(tx: Transaction, batch_id: int) -> None:
         _move(tx, batch_id, state, BatchState.CANCELLED)
 
 
-def start_purge(tx: Transaction, batch_id: int) -> None:
-    """Mark a batch as on its way out: no claim starts after it commits, and nobody takes it for a finished one."""
-    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=BatchState.PURGING.value))
-
-
 def revive(tx: Transaction, batch_id: int) -> None:
     """Open a cancelled batch."""
     _move(tx, batch_id, BatchState.CANCELLED, BatchState.OPEN)
@@ -115,7 +110,11 @@ def retry_chunk(tx: Transaction, batch: Batch, after: int, error_class: str | No
 
 
 def purge_chunk(tx: Transaction, batch_id: int) -> int:
-    """Delete up to 2,000 jobs of a batch with their attempts, the batch itself after the last; return how many."""
+    """Delete up to 2,000 jobs of a batch with their attempts, the batch itself after the last; return how many.
+
+    From the first chunk on the batch is marked: no claim starts any more, and nobody takes it for a finished one.
+    """
+    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=BatchState.PURGING.value))
     ids = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position).limit(CHUNK_ROWS)
     tx.connection.execute(delete(attempts).where(attempts.c.job_id.in_(ids)))
     removed = tx.connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
