@@ -751,11 +751,11 @@ def test_durations():
 
 
 def test_what_is_said_while_a_bar_is_shown_stands_above_it(monkeypatch):
-    class Terminal(io.StringIO):
+    class Terminal(io.TextIOWrapper):
         def isatty(self):
             return True
 
-    screen = Terminal()
+    screen = Terminal(io.BytesIO(), encoding="utf-8", write_through=True)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     with show_progress("runs.db") as update:
@@ -765,7 +765,7 @@ def test_what_is_said_while_a_bar_is_shown_stands_above_it(monkeypatch):
         print("a log line", file=sys.stderr)
     say("batchq: the end")
     assert sys.stderr is screen
-    shown = lines_on_screen(screen.getvalue())
+    shown = lines_on_screen(screen.buffer.getvalue().decode())
     assert shown == ["batchq: a message", "a log line", "batchq: the end"]
 
 

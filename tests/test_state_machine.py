@@ -298,10 +298,15 @@ class QueueMachine(RuleBasedStateMachine):
             self.check_claim(name, claim, before[claim.job_id], after[claim.job_id])
         for claim in reply.claims:
             assert (after[claim.job_id]["token"], after[claim.job_id]["claimed_by"]) == (claim.token, name)
+            # Also what is adopted: its commit may have been long ago.
+            assert after[claim.job_id]["claimable_at"] == self.clock.now + LEASE_MS
+            assert claim.lane
+        assert request.adopt or len(fresh) == len(reply.claims)
+        assert sum(claim.is_suspect for claim in fresh) <= (not request.holds_suspect)
         self.check_lanes(fresh)
         right = self.check_settlements(request, reply, before, after, log)
         right |= self.check_renewals(request, reply, before, after)
-        right |= {claim.job_id for claim in fresh}
+        right |= {claim.job_id for claim in reply.claims}
         if request.expired_too and request.wants.slots:
             right |= {job_id for job_id, row in before.items() if self.is_due(row) and row["state"] == "inflight"}
         for job_id in before.keys() - right:
@@ -323,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
             taken = [claim for claim in claims if claim.lane == lane["name"]]
             if lane["halted_at"] is not None:
                 assert [claim.probe for claim in taken] in ([], [True])
-            elif (lane["paused_until"] or 0) > self.clock.now:
+            if (lane["paused_until"] or 0) > self.clock.now:
                 assert taken == []
 
     def check_settlements(self, request, reply, before, after, log):
@@ -335,7 +340,9 @@ class QueueMachine(RuleBasedStateMachine):
                 accepted.add(claim.job_id)
                 assert after[claim.job_id]["state"] == item.state
                 assert after[claim.job_id]["attempts"] == row["attempts"] - (not item.charged)
-            elif entry["outcome"] in {"lost", "cancelled"} and not entry["late"]:
+                continue
+            assert entry is not None, "an attempt ended without a trace"
+            if entry["outcome"] in {"lost", "cancelled"} and not entry["late"]:
                 late += 1
         assert reply.late == late
         return accepted

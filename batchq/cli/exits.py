@@ -52,7 +52,10 @@ def say(message: str) -> None:
 
     On what `sys.stderr` is now, which click.echo would look through: above the bar while one is shown.
     """
-    click.echo(clean(message), err=True)
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            sys.stderr.write(f"{clean(message)}\n")
+            sys.stderr.flush()
 
 
 def _code_of(error: BaseException) -> int:
