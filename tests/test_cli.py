@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import sqlite3
 import subprocess
@@ -65,9 +66,12 @@ def on_terminal(*arguments, answer=b""):
     """Run a command on a terminal and type an answer to what it asks; return its exit code and what it shows."""
     pid, terminal = pty.fork()
     if not pid:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
         os.execv(PROGRAM[0], [*PROGRAM, *map(str, arguments)])
     shown = b""
     while True:
+        if not select.select([terminal], [], [], 60)[0]:
+            os.kill(pid, signal.SIGKILL)
         try:
             part = os.read(terminal, 4096)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 
 import pytest
 from store_driver import (
@@ -26,22 +27,22 @@ from batchq.outlook import Blocked, Finished, Waiting, look_ahead, weigh
 
 NOW = 1_800_000_000_000
 OPEN = Batch(1, "demo", "echo", "default", "m", {}, 0, 8, 1_000, None, BatchState.OPEN, 4, NOW, NOW, NOW)
-PAUSED = Batch(1, "demo", "echo", "default", "m", {}, 0, 8, 1_000, None, BatchState.PAUSED, 4, NOW, NOW, NOW)
-CANCELLED = Batch(1, "demo", "echo", "default", "m", {}, 0, 8, 1_000, None, BatchState.CANCELLED, 4, NOW, NOW, NOW)
-PURGING = Batch(1, "demo", "echo", "default", "m", {}, 0, 8, 1_000, None, BatchState.PURGING, 4, NOW, NOW, None)
-FOREIGN = Batch(2, "foreign", "other", "default", "m", {}, 0, 8, 1_000, None, BatchState.OPEN, 4, NOW, NOW, NOW)
-ELSEWHERE = Batch(3, "away", "echo", "elsewhere", "m", {}, 0, 8, 1_000, None, BatchState.OPEN, 4, NOW, NOW, None)
-GROWING = Batch(4, "grows", "echo", "default", "m", {}, 0, 8, 1_000, None, BatchState.OPEN, 4, NOW, NOW + 1, None)
-ABANDONED = Batch(5, "half", "echo", "default", "m", {}, 0, 8, 1_000, None, BatchState.OPEN, 4, NOW, NOW, None)
+PAUSED = replace(OPEN, state=BatchState.PAUSED)
+CANCELLED = replace(OPEN, state=BatchState.CANCELLED)
+PURGING = replace(OPEN, state=BatchState.PURGING, sealed_at=None)
+FOREIGN = replace(OPEN, id=2, name="foreign", worker="other")
+ELSEWHERE = replace(OPEN, id=3, name="away", endpoint="elsewhere", sealed_at=None)
+GROWING = replace(OPEN, id=4, name="grows", enqueue_until=NOW + 1, sealed_at=None)
+ABANDONED = replace(OPEN, id=5, name="half", sealed_at=None)
 
 URL = "http://ours/v1"
 HALTED = Lane("echo", URL, "m", None, NOW - 1, NOW + 60_000, "no credit")
-PROBING = Lane("echo", URL, "m", None, NOW - 1, NOW, "no credit")
-TOLD_TO_WAIT = Lane("echo", URL, "m", NOW + 60_000, NOW - 1, NOW, "no credit")
+PROBING = replace(HALTED, probe_at=NOW)
+TOLD_TO_WAIT = replace(PROBING, paused_until=NOW + 60_000)
+OTHER_SERVER = replace(HALTED, base_url="http://theirs/v1")
+OTHER_MODEL = replace(HALTED, model="n")
 THROTTLED = Lane("echo", URL, "m", NOW + 60_000, None, None, "slow down")
-RECOVERED = Lane("echo", URL, "m", NOW, None, None, None)
-OTHER_SERVER = Lane("echo", "http://theirs/v1", "m", None, NOW - 1, NOW + 60_000, "no credit")
-OTHER_MODEL = Lane("echo", URL, "n", None, NOW - 1, NOW + 60_000, "no credit")
+RECOVERED = replace(THROTTLED, paused_until=NOW)
 
 DUE, LATER, NEVER = NOW, NOW + 1, None
 RUNNING, LOST, UNCLAIMED = NOW + 1, NOW, None

@@ -15,6 +15,7 @@ from batchq.errors import BadInput, BatchConflict, UsageError
 from batchq.formats import ReadOptions
 from batchq.jobs import NewBatch
 from batchq.producer import Policy, complete, enqueue, run_name
+from batchq.store import Store
 from batchq.survey import survey_input
 
 BATCH = NewBatch("b", "echo")
@@ -364,3 +365,19 @@ def test_a_run_is_named_after_all_that_makes_its_requests():
     assert len({name, *others}) == 5
     assert name.startswith("prompts-")
     assert len(name) == len("prompts-") + 8
+
+
+def test_a_producer_that_compares_for_long_stays_alive(database, prompts, monkeypatch):
+    said = []
+
+    async def keep_alive(_store, batch):
+        said.append(batch.name)
+
+    add(database, write_lines(prompts, [f"p{i}" for i in range(30)]), seal=False)
+    monkeypatch.setattr(producer, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(Store, "keep_alive", keep_alive)
+    add(database, prompts)
+    assert said == []
+    monkeypatch.setattr(producer, "_SAY_ALIVE_SECONDS", -1.0)
+    add(database, prompts)
+    assert said == ["b"] * 3

@@ -321,7 +321,8 @@ async def test_whoever_holds_a_suspect_does_not_wake_for_another(store, clock):
     assert len(await hand.claim(9)) == 1
     with closing(sqlite3.connect(store.location, isolation_level=None)) as lock:
         lock.execute("BEGIN IMMEDIATE")
-        reply = await hand.send(hand.request(slots=9))
+        with anyio.fail_after(5):
+            reply = await hand.send(hand.request(slots=9))
         lock.execute("ROLLBACK")
     assert (reply.claims, reply.wake_in_ms) == ((), LEASE_MS)
 
