@@ -57,6 +57,7 @@ class Conversation:
                 if request.settlements:
                     left = await self._settle_in_parts(request)
                     request = replace(request, settlements=left)
+                    delay = await _back_off(delay) if left else delay
                 else:
                     self._log.error(log.DATA_REFUSED, reason=str(error))
                     delay = await _back_off(delay)
@@ -65,12 +66,13 @@ class Conversation:
                     self._log.info(log.DATABASE_BACK)
                 return reply
 
-    async def _ask(self, request: ExchangeRequest) -> Exchanged:
+    async def _ask(self, request: ExchangeRequest, *, adopt: bool = True) -> Exchanged:
         """Have one exchange; after any that did not return, ask for claims that it may have made all the same."""
-        request = replace(request, expired_too=self._may_recover(), adopt=self._adopt)
+        unsure = self._adopt
+        request = replace(request, expired_too=self._may_recover(), adopt=unsure and adopt)
         self._adopt = True
         reply = await self._store.exchange(request)
-        self._adopt = False
+        self._adopt = unsure and not adopt
         self._last = uptime()
         return reply
 
@@ -85,7 +87,7 @@ class Conversation:
         """Settle in halves without claiming; return what is left, as failures that can be stored."""
         settlements = request.settlements
         try:
-            await self._ask(replace(request, settlements=settlements, wants=NOTHING, beat=False))
+            await self._ask(replace(request, wants=NOTHING, beat=False), adopt=False)
         except DataRefused as refused:
             if len(settlements) == 1:
                 return [self._failure(settlements[0], refused)]

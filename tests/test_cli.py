@@ -68,20 +68,24 @@ def on_terminal(*arguments, answer=b""):
     if not pid:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
         os.execv(PROGRAM[0], [*PROGRAM, *map(str, arguments)])
-    shown = b""
-    while True:
-        if not select.select([terminal], [], [], 60)[0]:
-            os.kill(pid, signal.SIGKILL)
+    shown, deadline, typed = b"", time.monotonic() + 60, False
+    while time.monotonic() < deadline:
+        silent = not select.select([terminal], [], [], 2)[0]
+        # Typed again after a silence: a Ctrl-C between the prompt and the wait for a key is lost on readline.
+        if answer and b"[y/N]" in shown and (silent or not typed):
+            os.write(terminal, answer)
+            typed = True
+        if silent:
+            continue
         try:
             part = os.read(terminal, 4096)
         except OSError:
             break
         shown += part
-        if answer and b"[y/N]" in shown:
-            os.write(terminal, answer)
-            answer = b""
         if not part:
             break
+    else:
+        os.kill(pid, signal.SIGKILL)
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
 

@@ -106,7 +106,7 @@ async def _add(location: str, survey: Survey, new: NewBatch, policy: Policy, *, 
     from batchq.producer import enqueue as add
     from batchq.store import open_store
 
-    async with await open_store(location, create=True) as store:
+    async with await open_store(location, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
         return await add(store, survey, new, seal=seal, policy=policy)
 
 

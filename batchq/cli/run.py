@@ -130,7 +130,7 @@ async def _enqueue_and_work(
     from batchq.runner import Runner
     from batchq.store import open_store
 
-    async with await open_store(settings.db, create=True) as store:
+    async with await open_store(settings.db, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
         done = await enqueue(store, survey, new, whole=True, policy=policy)
         say_policy(done)
         retried = await _retry_what_may_pass(store, done.batch)

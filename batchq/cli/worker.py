@@ -107,7 +107,8 @@ async def _serve(
     from batchq.store import open_store
 
     endpoints = gather_endpoints(settings)
-    async with await open_store(settings.db, create=not names) as store:
+    on_locked = lambda why: voice.say(f"batchq: {why}")  # noqa: E731
+    async with await open_store(settings.db, create=not names, on_locked=on_locked) as store:
         if names:
             options = replace(options, batch_ids=frozenset([(await store.batch(name)).id for name in names]))
         await _announce(voice, store, settings, workers, options)
