@@ -20,6 +20,7 @@ from batchq import log
 from batchq.clients import Clients
 from batchq.clock import uptime
 from batchq.conversation import Conversation
+from batchq.database import Watcher
 from batchq.errors import BatchqError, CannotGoOn, StoreError
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
 from batchq.outlook import Blocked, Finished, Waiting, look_ahead
@@ -90,7 +91,7 @@ class Runner:
         self._conversation = Conversation(store, self.identity)
         self._clients = Clients(workers, endpoints, self._notice)
         self._slots = Slots(self._notice, self._log)
-        self._watcher = store.watch()
+        self._watcher: Watcher  # opened by run, which closes it
         self._wake = anyio.Event()
         self._scope = anyio.CancelScope()
         self._stopping = False
@@ -124,6 +125,7 @@ class Runner:
         worker that is needed can't be opened and nothing else is left. Cancellation releases what is held.
         """
         ended: Stop | BatchqError = Stop.RELEASED
+        self._watcher = self._store.watch()
         async with anyio.create_task_group() as clients:
             try:
                 async with anyio.create_task_group() as calls:
