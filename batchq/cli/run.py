@@ -75,7 +75,7 @@ def run(
     """
     from batchq.coordinator import check_output
     from batchq.log import set_up_logging
-    from batchq.process import gather_workers, run_event_loop
+    from batchq.process import run_event_loop
     from batchq.producer import run_name
     from batchq.runner import RunnerOptions
 
@@ -84,10 +84,8 @@ def run(
     name = checked_name(batch, path)
     settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
     check_output(out, overwrite=force, database=database_path(settings))
-    workers = gather_workers([asked.worker])
     endpoint = settings.require_endpoint(asked.endpoint)
-    for worker in workers.values():
-        worker.check(endpoint)
+    workers = _ready_workers(asked.worker, endpoint)
     set_up_logging("warning")
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):
@@ -102,6 +100,16 @@ def run(
     collected = run_event_loop(lambda: _write(settings, new.name, out, with_prompt=with_prompt))
     report(collected, out, db)
     return exit_code(collected, strict=strict)
+
+
+def _ready_workers(reference: str, endpoint: Endpoint) -> dict[str, FoundWorker]:
+    """Find the worker, and raise ConfigurationError before anything is enqueued where it could not be opened."""
+    from batchq.process import gather_workers
+
+    workers = gather_workers([reference])
+    for worker in workers.values():
+        worker.check(endpoint)
+    return workers
 
 
 def _spare(out: Path, source: Path | None, skip_bad: Path | None) -> None:
