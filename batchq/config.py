@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from batchq.errors import ConfigurationError
-from batchq.worker import Endpoint
+from batchq.worker import Endpoint, is_openrouter
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 DEFAULT_DB = "runs.db"
@@ -38,6 +38,7 @@ class EndpointSettings(BaseModel, extra="forbid"):
     base_url: str
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
+    prices: str | None = None
 
 
 class Settings(BaseSettings):
@@ -54,6 +55,13 @@ class Settings(BaseSettings):
     ] = None
     openai_api_key: Annotated[
         SecretStr | None, Field(validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"))
+    ] = None
+    prices: str | None = None
+    app_url: Annotated[
+        str | None, Field(validation_alias=AliasChoices("app_url", "BATCHQ_APP_URL", "OPENROUTER_APP_URL"))
+    ] = None
+    app_title: Annotated[
+        str | None, Field(validation_alias=AliasChoices("app_title", "BATCHQ_APP_TITLE", "OPENROUTER_APP_TITLE"))
     ] = None
     endpoints: dict[str, EndpointSettings] = Field(default_factory=dict)
 
@@ -75,11 +83,13 @@ class Settings(BaseSettings):
         if name in self.endpoints:
             found = self.endpoints[name]
             key = found.api_key.get_secret_value() if found.api_key else _read_key(found.api_key_file)
-            return Endpoint(name, found.base_url.rstrip("/"), key)
+            base_url = found.base_url.rstrip("/")
+            return Endpoint(name, base_url, key, self._attribution(base_url), found.prices)
         if name != DEFAULT_ENDPOINT:
             return None
         base_url = (self.base_url or OPENROUTER_URL).rstrip("/")
-        return Endpoint(name, base_url, _read_key(self.api_key_file) or self._key_for(base_url))
+        key = _read_key(self.api_key_file) or self._key_for(base_url)
+        return Endpoint(name, base_url, key, self._attribution(base_url), self.prices)
 
     def require_endpoint(self, name: str) -> Endpoint:
         """Return the endpoint of that name with its key. Raises ConfigurationError if there is none."""
@@ -94,6 +104,13 @@ class Settings(BaseSettings):
     def unknown_endpoint(self, name: str) -> str:
         """Say that this process has no endpoint of that name, and which it has."""
         return f"there is no endpoint {name!r} in {TOML}; known: {', '.join(self.known_endpoints())}"
+
+    def _attribution(self, base_url: str) -> tuple[tuple[str, str], ...]:
+        """Return the headers that tell OpenRouter whose calls these are (openrouter.ai/docs/app-attribution)."""
+        if not is_openrouter(base_url):
+            return ()
+        named = (("HTTP-Referer", self.app_url), ("X-OpenRouter-Title", self.app_title))
+        return tuple((name, value) for name, value in named if value)
 
     def _key_for(self, base_url: str) -> str | None:
         """Choose the key by the server: OpenRouter's goes to OpenRouter only."""
@@ -131,12 +148,6 @@ def find_upwards(name: str) -> Path | None:
             if (candidate := directory / name).is_file():
                 return candidate
     return None
-
-
-def is_openrouter(base_url: str) -> bool:
-    """Whether a URL is OpenRouter's."""
-    host = urlsplit(base_url).hostname or ""
-    return host == "openrouter.ai" or host.endswith(".openrouter.ai")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,20 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
+from typing import cast
 
 import anyio
 
 from batchq import worker as steering
 from batchq.jobs import (
+    ESTIMATE,
     NANO,
+    PROVIDER,
     Answer,
     Answered,
+    Batch,
     Claim,
     Failed,
     Halted,
@@ -29,9 +34,11 @@ from batchq.jobs import (
     Usage,
 )
 from batchq.request import DEFAULT_URL, encode, merge_body, prompt_of
+from batchq.structured import DEFAULT_SCHEMA_TRIES, SchemaMismatch, hold_to
 from batchq.worker import Handler, Request
 
 MESSAGE_LIMIT = 1_000
+TRUNCATED = "truncated"
 _LARGEST = 2**62
 
 # What looks like a key must not reach the database or a log through an error text.
@@ -53,7 +60,7 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
     failure: BaseException | None = None
     try:
         with scope:
-            return _keep(await handler(request))
+            return _keep(claim.batch, await handler(request))
     except asyncio.CancelledError as error:
         _raise_if_surrounded()
         failure = error
@@ -65,7 +72,7 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
         # A worker may turn our cancellation into an exception of its own: it is ours all the same.
         timed_out = anyio.current_time() >= deadline
         return Retry(Reason("timeout", f"no answer within {seconds:g} s")) if timed_out else Released()
-    return _ended_by(failure)
+    return _ended_by(claim.batch, failure)
 
 
 def _raise_if_surrounded() -> None:
@@ -105,23 +112,40 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
-def _keep(value: Json | Answer) -> Outcome:
+def _keep(batch: Batch, value: Json | Answer) -> Outcome:
+    """Turn what a worker returned into an outcome, held to the batch's schema if it has one."""
+    answer = value if isinstance(value, Answer) else Answer(value)
     try:
-        return Succeeded(_answered(value if isinstance(value, Answer) else Answer(value)))
+        kept = _answered(batch, answer)
     except (TypeError, ValueError, RecursionError) as error:
         return Failed(Reason("bad_result", f"the worker returned what JSON can't hold: {shorten(_text(error))}"))
+    schema = batch.settings.get("schema")
+    if not isinstance(schema, dict):
+        return Succeeded(kept)
+    try:
+        return Succeeded(replace(kept, result=encode(hold_to(encode(schema), answer.result))))
+    except SchemaMismatch as error:
+        reason = Reason("schema_mismatch", shorten(str(error)))
+        return Retry(reason, answer=kept, at_most=_schema_tries(batch))
 
 
-def _answered(answer: Answer) -> Answered:
+def _schema_tries(batch: Batch) -> int:
+    tries = batch.settings.get("schema_tries")
+    return tries if isinstance(tries, int) else DEFAULT_SCHEMA_TRIES
+
+
+def _answered(batch: Batch, answer: Answer) -> Answered:
     """Keep a paid answer; usage, cost and meta that make no sense are unknown. Raises for a result that is no JSON."""
     cost = _nano(answer.cost)
+    source = ESTIMATE if answer.estimated else PROVIDER
     return Answered(
         result=encode(answer.result),
         usage=_usage(answer.usage),
         cost=cost,
-        cost_source=None if cost is None else "provider",
+        cost_source=None if cost is None else source,
         meta=_meta(answer.meta),
         finish_reason=None if answer.finish_reason is None else shorten(str(answer.finish_reason)),
+        response=_json(answer.response) if batch.keep_response and answer.response is not None else None,
     )
 
 
@@ -144,18 +168,20 @@ def _nano(cost: object) -> int | None:
 
 
 def _meta(meta: object) -> str | None:
-    if not isinstance(meta, Mapping):
-        return None
+    return _json(dict(meta)) if isinstance(meta, Mapping) else None
+
+
+def _json(value: Json) -> str | None:
     try:
-        return encode(dict(meta))
+        return encode(value)
     except (TypeError, ValueError, RecursionError):
         return None
 
 
-def _ended_by(failure: BaseException | None) -> Outcome:
+def _ended_by(batch: Batch, failure: BaseException | None) -> Outcome:
     """Turn what a worker raised into an outcome; what it put into the exception is not to be trusted."""
     if isinstance(failure, steering.Steer):
-        return _steered(failure)
+        return _steered(batch, failure)
     if isinstance(failure, asyncio.CancelledError) or failure is None:
         return Retry(Reason("cancelled_itself", "the worker cancelled its own call"))
     text = shorten(_text(failure))
@@ -165,27 +191,33 @@ def _ended_by(failure: BaseException | None) -> Outcome:
     return Retry(Reason(name, f"{name}: {text}" if text else name))
 
 
-def _steered(decision: steering.Steer) -> Outcome:
-    answer = None
-    if isinstance(decision.answer, Answer):
-        try:
-            answer = _answered(decision.answer)
-        except (TypeError, ValueError, RecursionError):
-            answer = None
+def _steered(batch: Batch, decision: steering.Steer) -> Outcome:
+    answer = _paid_for(batch, decision)
     status = decision.status if isinstance(decision.status, int) and 0 <= decision.status < 1000 else None
     error_class = shorten(str(decision.error_class)) if decision.error_class else decision.default_class
     reason = Reason(error_class, shorten(_text(decision)) or type(decision).__name__, status)
     match decision:
+        case steering.Reject() if error_class == TRUNCATED and answer is not None and batch.allow_truncated:
+            return _keep(batch, cast("Answer", decision.answer))
         case steering.Reject():
             return Failed(reason, answer)
         case steering.Throttled(after=after):
             return Throttled(reason, _seconds(after), answer)
         case steering.Halt():
             return Halted(reason)
-        case steering.RetryLater(after=after):
-            return Retry(reason, _seconds(after), answer)
+        case steering.RetryLater(after=after, at_most=at_most):
+            return Retry(reason, _seconds(after), answer, at_most if isinstance(at_most, int) else None)
         case _:
             return Retry(reason, None, answer)
+
+
+def _paid_for(batch: Batch, decision: steering.Steer) -> Answered | None:
+    if not isinstance(decision.answer, Answer):
+        return None
+    try:
+        return _answered(batch, decision.answer)
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def _seconds(after: object) -> float | None:

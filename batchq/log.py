@@ -17,6 +17,7 @@ from batchq.jobs import Ended, Failed, Halted, Released, Retry, Succeeded, Throt
 
 WORKER_STARTED: Final = "worker.started"
 WORKER_SERVING: Final = "worker.serving"
+WORKER_CONCURRENCY: Final = "worker.concurrency"
 WORKER_EMPTY: Final = "worker.empty"
 WORKER_SAYS: Final = "worker.says"
 WORKER_FAILED: Final = "worker.failed"

@@ -30,6 +30,10 @@ class Policy:
     priority: int | None = None
     max_attempts: int | None = None
     call_timeout_ms: int | None = None
+    budget: int | None = None
+    allow_unknown_cost: bool | None = None
+    allow_truncated: bool | None = None
+    keep_response: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Enqueued:
     total: int
     sealed: bool
     absent: int
-    changed: dict[str, int]
+    changed: dict[str, int | bool]
 
 
 def complete(new: NewBatch, survey: Survey, *, default_model: str | None = None, needs_model: bool = False) -> NewBatch:
@@ -101,14 +105,14 @@ async def enqueue(
     return Enqueued(batch, added, survey.rows - added, survey.bad, survey.rows, sealed, absent, changed)
 
 
-async def _apply(store: Store, batch: Batch, policy: Policy, source: str | None) -> tuple[Batch, dict[str, int]]:
+async def _apply(store: Store, batch: Batch, policy: Policy, source: str | None) -> tuple[Batch, dict[str, int | bool]]:
     """Give the batch the policy and the source that it does not have yet; return it with what changed."""
-    changed: dict[str, int] = {
+    changed: dict[str, int | bool] = {
         name: value for name, value in asdict(policy).items() if value not in {None, getattr(batch, name)}
     }
-    new_source = source if source not in {None, batch.source} else None
-    if changed or new_source:
-        batch = await store.update_policy(batch, **changed, source=new_source)
+    moved: dict[str, object] = {"source": source} if source not in {None, batch.source} else {}
+    if changed or moved:
+        batch = await store.update_policy(batch, {**changed, **moved})
     return batch, changed
 
 

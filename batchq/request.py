@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import cast
 
 from batchq.jobs import Json
+from batchq.structured import response_format, text_format
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
@@ -44,6 +45,9 @@ def merge_body(model: str, settings: Mapping[str, Json], payload: Json) -> dict[
     """Build the request body: the batch's parameters, then what the line says, which wins."""
     body: dict[str, Json] = {"model": model} if model else {}
     _merge_into(body, cast("dict[str, Json]", settings.get("params") or {}))
+    schema = settings.get("schema")
+    if isinstance(schema, dict):
+        _add_schema(body, settings.get("url"), schema)
     system = settings.get("system")
     url = settings.get("url") or DEFAULT_URL
     if isinstance(payload, dict) and isinstance(payload.get("body"), dict):
@@ -110,6 +114,13 @@ def _merge_into(target: dict[str, Json], source: Mapping[str, Json]) -> None:
             target[name] = merged
         else:
             target[name] = value
+
+
+def _add_schema(body: dict[str, Json], url: Json, schema: dict[str, Json]) -> None:
+    if url == RESPONSES:
+        _merge_into(body, {"text": text_format(schema)})
+    else:
+        body["response_format"] = response_format(schema)
 
 
 def _add_system(body: dict[str, Json], url: Json, system: str) -> None:

@@ -90,7 +90,7 @@ class Runner:
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._conversation = Conversation(store, self.identity)
         self._clients = Clients(workers, endpoints, self._notice)
-        self._slots = Slots(self._notice, self._log)
+        self._slots = Slots(options.concurrency, self._notice, self._log)
         self._watcher: Watcher  # opened by run, which closes it
         self._wake = anyio.Event()
         self._scope = anyio.CancelScope()
@@ -171,9 +171,10 @@ class Runner:
             self._slots.cancel()
         ended, held, beat = list(self._slots.ended), self._slots.held(now, renew_seconds), now >= self._beat_at
         wants = Wants(
-            slots=0 if self._stopping else self._options.concurrency - self._slots.running,
+            slots=0 if self._stopping else max(0, self._concurrency - self._slots.running),
             serving=self._clients.serving,
             batch_ids=self._options.batch_ids,
+            rooms=self._slots.windows.rooms,
         )
         reply = await self._conversation.exchange(
             ended, held, wants, beat=beat, holds_suspect=self._slots.holds_suspect
@@ -181,6 +182,8 @@ class Runner:
         del self._slots.ended[: len(ended)]
         self._slots.renewed(held, now)
         self._slots.give_up(reply.lost)
+        if reply.concurrency not in {None, self._concurrency}:
+            self._change_concurrency(reply.concurrency or 1)
         if reply.late:
             self._log.warning(log.JOB_LATE, count=reply.late)
         if beat:
@@ -195,7 +198,7 @@ class Runner:
         now = uptime()
         renewal = self._slots.next_renewal(self._options.renew_seconds)
         until = min(self._beat_at, self._drain_deadline, renewal, now + MAX_BEAT_SECONDS)
-        hungry = not self._stopping and self._slots.running < self._options.concurrency
+        hungry = not self._stopping and self._slots.running < self._concurrency
         if hungry and reply.wake_in_ms is not None:
             until = min(until, now + reply.wake_in_ms / 1000)
         # Never in a tight loop: a call that ignores its cancellation would keep a passed deadline due.
@@ -205,6 +208,15 @@ class Runner:
                 await self._wake.wait()
             if self._wake.is_set() or (hungry and self._watcher.changed()):
                 return
+
+    @property
+    def _concurrency(self) -> int:
+        """How many calls to make at once: as started, or as an operator said since."""
+        return self._slots.windows.concurrency
+
+    def _change_concurrency(self, concurrency: int) -> None:
+        self._log.info(log.WORKER_CONCURRENCY, concurrency=concurrency, before=self._concurrency)
+        self._slots.windows.widen(concurrency)
 
     def _idle(self, reply: Exchanged) -> bool:
         return self._slots.empty and not (reply.claims or self._clients.busy or self._stopping)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from batchq.jobs import (
@@ -17,7 +17,7 @@ from batchq.jobs import (
     Succeeded,
     Throttled,
 )
-from batchq.pacing import delay_ms, pause_ms
+from batchq.pacing import asked_ms, delay_ms
 
 # Why a request can't succeed however often it is made: `run` does not try these again.
 REFUSED_CLASSES = frozenset(
@@ -27,14 +27,18 @@ REFUSED_CLASSES = frozenset(
     }
 )  # fmt: skip
 
+# A job that halts its lane so often, though answers came through meanwhile, is its own cause.
+MOST_HALTS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """An ended attempt as the store writes it.
 
     `state` is where the job goes, `delay_ms` how long a pending one waits, `charged` whether the
-    attempt counts. `pause_ms` and `halt` act on the lane; `proves_lane` says that an answer came
-    through, which reopens a halted lane.
+    attempt counts. `throttled` and `halt` act on the lane, `pause_ms` is the time that the provider
+    named; `proves_lane` says that an answer came through, which reopens a halted lane. `blamed` marks
+    the job whose answer halted a lane that was open, or a probe's.
     """
 
     ended: Ended
@@ -48,6 +52,12 @@ class Settlement:
     pause_ms: int | None = None
     halt: bool = False
     proves_lane: bool = False
+    blamed: bool = False
+
+    @property
+    def let_through(self) -> bool:
+        """Whether the provider's limits let the call pass."""
+        return self.charged and not self.throttled
 
 
 def settle(ended: Ended) -> Settlement:
@@ -57,12 +67,12 @@ def settle(ended: Ended) -> Settlement:
             return Settlement(ended, "succeeded", JobState.DONE, answer=answer, proves_lane=True)
         case Failed(reason, answer):
             return Settlement(ended, "failed", JobState.FAILED, reason=reason, answer=answer, proves_lane=True)
-        case Retry(reason, after, answer):
-            return _retry(ended, reason, after, answer)
+        case Retry() as retry:
+            return _retry(ended, retry)
         case Throttled(reason, after, answer):
             return Settlement(
                 ended, "throttled", JobState.PENDING, charged=False, throttled=True,
-                reason=reason, answer=answer, pause_ms=pause_ms(after),
+                reason=reason, answer=answer, pause_ms=asked_ms(after),
             )  # fmt: skip
         case Halted(reason):
             return Settlement(ended, "halted", JobState.PENDING, charged=False, reason=reason, halt=True)
@@ -72,11 +82,25 @@ def settle(ended: Ended) -> Settlement:
             assert_never(unreachable)
 
 
-def _retry(ended: Ended, reason: Reason, after: float | None, answer: Answered | None) -> Settlement:
-    claim = ended.claim
-    if claim.attempts >= claim.batch.max_attempts:
-        tries = "1 attempt" if claim.attempts == 1 else f"{claim.attempts} attempts"
-        gave_up = Reason(reason.error_class, f"{reason.message} (gave up after {tries})", reason.status)
-        return Settlement(ended, "retry", JobState.FAILED, reason=gave_up, answer=answer)
-    delay = delay_ms(after, claim.attempts)
-    return Settlement(ended, "retry", JobState.PENDING, delay, reason=reason, answer=answer)
+def _retry(ended: Ended, retry: Retry) -> Settlement:
+    claim, reason = ended.claim, retry.reason
+    strikes = claim.strikes + 1 if claim.strike_class == reason.error_class else 1
+    struck_out = retry.at_most is not None and strikes >= retry.at_most
+    if struck_out or claim.attempts >= claim.batch.max_attempts:
+        tries = strikes if struck_out else claim.attempts
+        gave_up = replace(reason, message=f"{reason.message} (gave up after {_attempts(tries)})")
+        return Settlement(ended, "retry", JobState.FAILED, reason=gave_up, answer=retry.answer)
+    delay = delay_ms(retry.after, claim.attempts)
+    return Settlement(ended, "retry", JobState.PENDING, delay, reason=reason, answer=retry.answer)
+
+
+def condemn(settlement: Settlement) -> Settlement:
+    """Return what becomes of a job that halts its lane again and again while others are answered: it fails."""
+    reason = settlement.reason
+    assert reason is not None  # noqa: S101 - a halt has one
+    told = replace(reason, message=f"{reason.message} (halted its lane {MOST_HALTS} times while others were answered)")
+    return replace(settlement, outcome="failed", state=JobState.FAILED, charged=True, reason=told, halt=False)
+
+
+def _attempts(count: int) -> str:
+    return "1 attempt" if count == 1 else f"{count} attempts"

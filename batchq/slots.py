@@ -14,6 +14,7 @@ from batchq import log
 from batchq.clock import uptime
 from batchq.executor import execute
 from batchq.jobs import Claim, Ended, Held, Outcome, Released
+from batchq.windows import Place, Windows
 from batchq.worker import Handler
 
 
@@ -24,6 +25,7 @@ class _Running:
     claim: Claim
     handler: Handler
     renewed_at: float
+    place: Place
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     given_up: bool = False
 
@@ -31,10 +33,11 @@ class _Running:
 class Slots:
     """Runs claims beside each other and keeps what they left behind until it is settled."""
 
-    def __init__(self, on_end: Callable[[], None], logger: log.Logger) -> None:
+    def __init__(self, concurrency: int, on_end: Callable[[], None], logger: log.Logger) -> None:
         """Call `on_end` whenever an attempt ended."""
         self._on_end = on_end
         self._log = logger
+        self.windows = Windows(concurrency)
         self._assigned: asyncio.Queue[_Running] = asyncio.Queue()
         self._tasks = 0
         self._running: dict[int, _Running] = {}
@@ -58,7 +61,7 @@ class Slots:
 
     def assign(self, claim: Claim, handler: Handler, group: TaskGroup) -> None:
         """Give a claim to a free slot; slots are tasks that stay, since starting one per job costs more."""
-        running = _Running(claim, handler, uptime())
+        running = _Running(claim, handler, uptime(), self.windows.begin(claim))
         self._running[claim.job_id] = running
         self._assigned.put_nowait(running)
         if len(self._running) > self._tasks:
@@ -99,8 +102,10 @@ class Slots:
     def give_back_unbegun(self) -> None:
         """Release the claims that no slot has begun."""
         while not self._assigned.empty():
-            claim = self._assigned.get_nowait().claim
+            unbegun = self._assigned.get_nowait()
+            claim = unbegun.claim
             del self._running[claim.job_id]
+            self.windows.end(claim, unbegun.place, Released())
             self.ended.append(Ended(claim, Released(), 0))
 
     def rest(self) -> list[Ended]:
@@ -119,6 +124,7 @@ class Slots:
             outcome = await execute(claim, running.handler, running.scope)
         finally:
             del self._running[claim.job_id]
+            self.windows.end(claim, running.place, outcome)
             ended = Ended(claim, outcome, round((time.monotonic() - began) * 1000))
             # What was lost and has no answer has nothing to say; a late answer is logged with its cost.
             if not (running.given_up and isinstance(outcome, Released)):

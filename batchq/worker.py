@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast, get_type_hints
+from urllib.parse import urlsplit
 
 from batchq.errors import ConfigurationError
 from batchq.jobs import Answer, Json, Usage
@@ -53,6 +54,7 @@ __all__ = [
     "WorkerFunction",
     "find_worker",
     "installed_workers",
+    "is_openrouter",
     "worker_name",
 ]
 
@@ -62,11 +64,23 @@ DEFAULT_WORKER = "openrouter"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A named server that a worker calls; lives in this process's settings, never in the database."""
+    """A named server that a worker calls; lives in this process's settings, never in the database.
+
+    `headers` go along with every call. `prices` is the name of the provider whose price list holds there,
+    where the URL does not tell.
+    """
 
     name: str
     base_url: str
     api_key: str | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = ()
+    prices: str | None = None
+
+
+def is_openrouter(base_url: str) -> bool:
+    """Whether a URL is OpenRouter's."""
+    host = urlsplit(base_url).hostname or ""
+    return host == "openrouter.ai" or host.endswith(".openrouter.ai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +123,10 @@ class Steer(Exception):
 
 
 class RetryLater(Steer):
-    """Try again: after `after` seconds, or with back-off. Charges an attempt."""
+    """Try again: after `after` seconds, or with back-off. Charges an attempt.
+
+    The job fails when it has ended like this `at_most` times in a row, with this class of error.
+    """
 
     default_class = "retry_later"
 
@@ -118,6 +135,7 @@ class RetryLater(Steer):
         message: str = "",
         *,
         after: float | None = None,
+        at_most: int | None = None,
         error_class: str | None = None,
         status: int | None = None,
         answer: Answer | None = None,
@@ -125,6 +143,7 @@ class RetryLater(Steer):
         """Give the reason and, in seconds, the time to wait."""
         super().__init__(message, error_class=error_class, status=status, answer=answer)
         self.after = after
+        self.at_most = at_most
 
 
 class Reject(Steer):

@@ -63,6 +63,16 @@ def json_list(name: str) -> Select[tuple[int]]:
 
 
 @cache
+def upsert(table: Table, key: tuple[str, ...]) -> sqlite.Insert:
+    """Return an INSERT that replaces the row with the same key, if there is one."""
+    statement = sqlite.insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=list(key),
+        set_={column.name: statement.excluded[column.name] for column in table.columns if column.name not in key},
+    )
+
+
+@cache
 def upsert_adding(table: Table, key: tuple[str, ...]) -> sqlite.Insert:
     """Return an INSERT that adds each number to the row with the same key, if there is one."""
     statement = sqlite.insert(table)

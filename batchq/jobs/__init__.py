@@ -28,7 +28,9 @@ from batchq.jobs.exchange import (
     Wants,
 )
 from batchq.jobs.outcome import (
+    ESTIMATE,
     NANO,
+    PROVIDER,
     Answer,
     Answered,
     Failed,
@@ -57,7 +59,9 @@ __all__ = [
     "DEFAULT_CALL_TIMEOUT_MS",
     "DEFAULT_LEASE_MS",
     "DEFAULT_MAX_ATTEMPTS",
+    "ESTIMATE",
     "NANO",
+    "PROVIDER",
     "SUSPECT_LOSSES",
     "Answer",
     "Answered",

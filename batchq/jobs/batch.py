@@ -35,7 +35,10 @@ class BatchState(StrEnum):
 class NewBatch:
     """What `enqueue` asks for: the shared part of every request of a batch.
 
-    `source` names the input that the rows come from.
+    `source` names the input that the rows come from. `budget` is in nano-dollars; a batch that has spent
+    it is not claimed from, nor one whose provider tells no cost, unless `allow_unknown_cost`.
+    `allow_truncated` takes an answer that was cut off at its token limit, `keep_response` stores the
+    provider's whole answer.
     """
 
     name: str
@@ -48,14 +51,18 @@ class NewBatch:
     call_timeout_ms: int = DEFAULT_CALL_TIMEOUT_MS
     budget: int | None = None
     source: str | None = None
+    allow_unknown_cost: bool = False
+    allow_truncated: bool = False
+    keep_response: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Prompts enqueued together under one name: a row of `batches`.
 
-    `settings` is the shared part of the request: `system`, `params` (merged into the body)
-    and `url` (the path of the API, `/v1/chat/completions` when absent).
+    `settings` is the shared part of the request: `system`, `params` (merged into the body), `schema`
+    (what answers must be, sent along as `response_format`) and `url` (the path of the API,
+    `/v1/chat/completions` when absent).
     """
 
     id: int
@@ -74,6 +81,9 @@ class Batch:
     enqueue_until: int
     sealed_at: int | None
     source: str | None = None
+    allow_unknown_cost: bool = False
+    allow_truncated: bool = False
+    keep_response: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,12 +39,14 @@ class Serving:
 class Wants:
     """What a runner asks of an exchange: up to `slots` jobs of what it serves.
 
-    `batch_ids` narrows it to these batches.
+    `batch_ids` narrows it to these batches. `rooms` says of some lanes how many more calls this process
+    would make there (see pacing.Window); in all others it is as many as there are slots.
     """
 
     slots: int
     serving: tuple[Serving, ...]
     batch_ids: frozenset[int] | None = None
+    rooms: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ class Claim:
 
     `payload` is still JSON text: it is decoded where the job runs, so that one bad row
     fails alone. `attempts` counts this claim. `epoch` is the lane's at the time of the claim;
-    `probe` marks the one job that a halted lane lets through.
+    `probe` marks the one job that a halted lane lets through. `tokens` were reserved in a lane that
+    counts them. `strikes` is how often in a row it ended with the error `strike_class`, `halts` how
+    often it halted its lane, the first time at `halted_at`.
     """
 
     job_id: int
@@ -68,6 +72,11 @@ class Claim:
     lane: str = ""
     epoch: int = 0
     probe: bool = False
+    tokens: float = 0.0
+    strikes: int = 0
+    strike_class: str | None = None
+    halts: int = 0
+    halted_at: int | None = None
 
     @property
     def is_suspect(self) -> bool:
@@ -99,7 +108,8 @@ class Exchanged:
 
     `now` is the database's clock at the exchange, `lost` the ids of held jobs that are no longer
     this runner's, `unopened` the workers to open before their jobs can be claimed, `wake_in_ms` the
-    time until something becomes due (None: nothing is waiting), `late` how many outcomes were refused.
+    time until something becomes due (None: nothing is waiting), `late` how many outcomes were refused,
+    `concurrency` what an operator wants of this runner from now on.
     """
 
     now: int
@@ -108,3 +118,4 @@ class Exchanged:
     unopened: tuple[Serving, ...] = ()
     wake_in_ms: int | None = None
     late: int = 0
+    concurrency: int | None = None

@@ -10,6 +10,9 @@ from batchq.jobs.batch import Json
 
 NANO = 1_000_000_000
 
+# Where a cost comes from: the provider's own word, or a price list.
+PROVIDER, ESTIMATE = "provider", "estimate"
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -25,8 +28,10 @@ class Usage:
 class Answer:
     """What a worker may return when it knows more than the result itself.
 
-    `cost` is in US dollars, `meta` is any JSON worth keeping beside the result (provider,
-    generation id), `finish_reason` is the provider's word.
+    `cost` is in US dollars, None where it is not known, and `estimated` where it was worked out from a
+    price list. `meta` is any JSON worth keeping beside the result (provider, generation id),
+    `finish_reason` is the provider's word, `response` its whole answer, which batches made with
+    `--keep-response` store.
     """
 
     result: Json
@@ -34,11 +39,16 @@ class Answer:
     cost: Decimal | float | None = None
     meta: Mapping[str, Json] | None = None
     finish_reason: str | None = None
+    estimated: bool = False
+    response: Json = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer as the store keeps it: `result` and `meta` are JSON text, `cost` nano-dollars."""
+    """An answer as the store keeps it: `result`, `meta` and `response` are JSON text, `cost` nano-dollars.
+
+    `cost_source` is `provider` or `estimate`; None where the cost is unknown.
+    """
 
     result: str
     usage: Usage = Usage()
@@ -46,6 +56,7 @@ class Answered:
     cost_source: str | None = None
     meta: str | None = None
     finish_reason: str | None = None
+    response: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +91,14 @@ class Failed:
 class Retry:
     """The cause may pass: back off and try again, charging an attempt.
 
-    `after` is in seconds; None means exponential back-off with full jitter.
+    `after` is in seconds; None means exponential back-off with full jitter. `at_most` is how often in a
+    row a job may end like this, with this class of error, before it fails; None: as often as attempts last.
     """
 
     reason: Reason
     after: float | None = None
     answer: Answered | None = None
+    at_most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,10 @@ from batchq.jobs.outcome import Usage
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A job as `collect` and `show` read it; `result` and `payload` are JSON text."""
+    """A job as `collect` and `show` read it; `result`, `response` and `payload` are JSON text.
+
+    `usage` and `cost` are what all its attempts came to.
+    """
 
     position: int
     custom_id: str | None
@@ -25,11 +28,13 @@ class Result:
     cost: int | None
     meta: str | None
     payload: str | None
+    cost_source: str | None = None
+    response: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One row of the attempts log."""
+    """One row of the attempts log; `cost_source` is `provider` or `estimate`."""
 
     token: int
     number: int
@@ -44,6 +49,7 @@ class Attempt:
     usage: Usage
     cost: int | None
     late: bool
+    cost_source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What one rate limit covers: worker, base URL and model; None where there is no row."""
+    """What one rate limit covers: worker, base URL and model.
+
+    Limits are per minute; None where none is configured. `learned_rpm` is what 429s taught. `in_flight`
+    counts the running calls of its worker and model, at whatever server.
+    """
 
     worker: str
     base_url: str
@@ -83,6 +93,12 @@ class Lane:
     halted_at: int | None
     probe_at: int | None
     reason: str | None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_inflight: int | None = None
+    burst: float | None = None
+    learned_rpm: float | None = None
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,8 @@ class Progress:
 
     `finished` is asked of the index (sealed and no live row), never of the tallies.
     `runners` are the live ones, `lanes` those of the batch's worker and model, at whatever server.
-    `leased_until` is when the last lease ends.
+    `leased_until` is when the last lease ends. Of `cost`, `estimated` was worked out from price lists;
+    `unpriced` answers told no cost, and of `throttles` claims the provider asked to come later.
     """
 
     batch: Batch
@@ -121,6 +138,10 @@ class Progress:
     runners: tuple[RunnerInfo, ...]
     lanes: tuple[Lane, ...]
     leased_until: int | None = None
+    estimated: int = 0
+    priced: int = 0
+    unpriced: int = 0
+    throttles: int = 0
 
     @property
     def running(self) -> bool:
@@ -135,11 +156,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class LiveBatch:
-    """A batch with unfinished jobs: when the next pending one is due, and when the last lease ends."""
+    """A batch with unfinished jobs: when the next pending one is due, and when the last lease ends.
+
+    `spent` is None while no answer told a cost.
+    """
 
     batch: Batch
     next_due_at: int | None
     leased_until: int | None
+    spent: int | None = None
+    unpriced: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ What a caller may rely on:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -33,9 +33,11 @@ from batchq.jobs import (
     RunnerInfo,
     Unfinished,
 )
+from batchq.pacing import LaneState, Limits
 from batchq.store import enqueue, operate, results, runners, unfinished
 from batchq.store.exchange import ExchangeRequest, exchange, look
-from batchq.store.lanes import read_lanes, reopen
+from batchq.store.find import lane_name
+from batchq.store.lanes import read_lanes, reopen, set_limits
 
 __all__ = ["ExchangeRequest", "Store", "open_store"]
 
@@ -135,26 +137,9 @@ class Store:
         """Add the jobs that are not there yet; return how many were added. Raises BatchConflict."""
         return await self._write(partial(enqueue.add_jobs, batch_id=batch.id, chunk=chunk))
 
-    async def update_policy(
-        self,
-        batch: Batch,
-        *,
-        priority: int | None = None,
-        max_attempts: int | None = None,
-        call_timeout_ms: int | None = None,
-        source: str | None = None,
-    ) -> Batch:
-        """Change what is no part of the request, where it is given; return the batch as it is now."""
-        return await self._write(
-            partial(
-                enqueue.update_policy,
-                batch_id=batch.id,
-                priority=priority,
-                max_attempts=max_attempts,
-                call_timeout_ms=call_timeout_ms,
-                source=source,
-            )
-        )
+    async def update_policy(self, batch: Batch, changes: Mapping[str, object]) -> Batch:
+        """Change what is no part of the request, by field of Batch; return the batch as it is now."""
+        return await self._write(partial(enqueue.update_policy, batch_id=batch.id, changes=changes))
 
     async def seal(self, batch: Batch) -> None:
         """Say that the batch is complete."""
@@ -236,6 +221,15 @@ class Store:
     async def reopen_lanes(self) -> int:
         """Reopen all halted lanes; return how many."""
         return await self._write(reopen)
+
+    async def set_limits(self, worker: str, base_url: str, model: str, limits: Limits, *, forget: bool = False) -> Lane:
+        """Limit a lane, for all processes from their next claim on; `forget` what its 429s taught. Return it."""
+        identity = LaneState(lane_name(worker, base_url, model), worker, base_url, model)
+        return await self._write(partial(set_limits, identity=identity, limits=limits, forget=forget))
+
+    async def set_concurrency(self, concurrency: int, runner_ids: Sequence[str]) -> int:
+        """Ask live runners for another concurrency, which they take over within seconds; return how many."""
+        return await self._write(partial(runners.set_concurrency, concurrency=concurrency, ids=runner_ids))
 
     async def cancel(self, batch: Batch) -> int:
         """Cancel what has not ended, in chunks; return how many jobs. Safe to repeat, also by others."""

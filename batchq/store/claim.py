@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -28,13 +28,12 @@ from sqlalchemy import (
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, random_below
 from batchq.jobs import SUSPECT_LOSSES, Batch, Claim, RunnerIdentity
-from batchq.pacing import BACK_OFF_BASE_MS
-from batchq.schema import CLAIMABLE, batches, jobs, lanes
+from batchq.pacing import BACK_OFF_BASE_MS, PROBE_EVERY_MS
+from batchq.schema import CLAIMABLE, batches, jobs
 from batchq.store.find import AnyRow, batch_from, is_suspect, now_ms
+from batchq.store.lanes import LaneBook
 from batchq.store.log import log_taken_away
 from batchq.store.tally import Tally
-
-PROBE_EVERY_MS = 60_000
 
 _batch = bindparam("of_batch", type_=BigInteger)
 _limit = bindparam("limit", type_=Integer)
@@ -77,6 +76,10 @@ TAKEN = (
     jobs.c.attempts,
     jobs.c.losses,
     jobs.c.throttles,
+    jobs.c.strikes,
+    jobs.c.strike_class,
+    jobs.c.halts,
+    jobs.c.halted_at,
     jobs.c.followers,
 )
 
@@ -147,17 +150,21 @@ _LOG_LOST = log_taken_away(
 
 @dataclass(slots=True)
 class Share:
-    """What one exchange may claim: `slots` jobs, one suspect among them if `suspects`."""
+    """What one exchange may claim: `slots` jobs, one suspect among them if `suspects`.
+
+    `rooms` are how many calls this process would still make in some lanes.
+    """
 
     runner: RunnerIdentity
     in_hand: Collection[int]
     slots: int
     suspects: bool
     expired_too: bool
+    rooms: dict[str, int]
 
 
-def claim_share(tx: Transaction, due: Sequence[AnyRow], share: Share, tally: Tally) -> list[Claim]:
-    """Claim from the batches in `due`: better priority first, equal ones in equal parts."""
+def claim_share(tx: Transaction, book: LaneBook, due: Sequence[AnyRow], share: Share, tally: Tally) -> list[Claim]:
+    """Claim from the batches in `due`: better priority first, equal ones in equal parts, no lane beyond its room."""
     ready = [row for row in due if row.opened]
     claims: list[Claim] = []
     probed: set[str] = set()
@@ -169,15 +176,30 @@ def claim_share(tx: Transaction, due: Sequence[AnyRow], share: Share, tally: Tal
             continue  # batches that share a halted lane share its probe
         peers = sum(1 for other in ready[index:] if other.priority == row.priority)
         halted = row.halted_at is not None
-        taken = _claim_from(tx, row, 1 if halted else -(-free // peers), share, tally)
+        wanted = 1 if halted else -(-free // peers)
+        taken = _claim_within(tx, book, row, wanted, share, tally)
         if halted and taken:
             probed.add(row.lane)
-            tx.connection.execute(
-                update(lanes).where(lanes.c.name == row.lane).values(probe_at=tx.now + PROBE_EVERY_MS)
-            )
+            book.put(replace(book.of_batch(row.lane, taken[0].batch), probe_at=tx.now + PROBE_EVERY_MS))
         share.suspects = share.suspects and not any(claim.is_suspect for claim in taken)
         claims += taken
     return claims
+
+
+def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, share: Share, tally: Tally) -> list[Claim]:
+    """Claim up to `wanted` jobs of a batch, as far as its lane and its budget have room, and draw on both."""
+    window, own = book.room(row.lane), share.rooms.get(row.lane)
+    most = min(wanted, *(room for room in (window, own, row.tasters) if room is not None), wanted)
+    if most <= 0:
+        return []
+    taken = _claim_from(tx, row, most, share, tally)
+    book.draw(row.lane, len(taken), wanted if own is None else min(wanted, own))
+    if own is not None:
+        share.rooms[row.lane] = own - len(taken)
+    state = book.get(row.lane)
+    if state is not None and state.tpm is not None:
+        return [replace(claim, tokens=state.call_tokens) for claim in taken]
+    return taken
 
 
 def _claim_from(tx: Transaction, row: AnyRow, limit: int, share: Share, tally: Tally) -> list[Claim]:
@@ -236,6 +258,10 @@ def claim_of(job: AnyRow, batch: Batch, lane: str, epoch: int, *, probe: bool) -
         attempts=job.attempts,
         losses=job.losses,
         throttles=job.throttles,
+        strikes=job.strikes,
+        strike_class=job.strike_class,
+        halts=job.halts,
+        halted_at=job.halted_at,
         lane=lane,
         epoch=epoch,
         probe=probe,

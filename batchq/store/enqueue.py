@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, insert, select, update
@@ -79,6 +79,9 @@ def _make_batch(tx: Transaction, new: NewBatch) -> None:
             max_attempts=new.max_attempts,
             call_timeout_ms=new.call_timeout_ms,
             budget=new.budget,
+            allow_unknown_cost=new.allow_unknown_cost,
+            allow_truncated=new.allow_truncated,
+            keep_response=new.keep_response,
             state=BatchState.OPEN,
             size=0,
             created_at=tx.now,
@@ -168,25 +171,10 @@ def seal(tx: Transaction, batch_id: int) -> None:
     )
 
 
-def update_policy(
-    tx: Transaction,
-    batch_id: int,
-    *,
-    priority: int | None = None,
-    max_attempts: int | None = None,
-    call_timeout_ms: int | None = None,
-    source: str | None = None,
-) -> Batch:
-    """Change what is no part of the request; what is None stays as it is."""
-    given = {
-        "priority": priority,
-        "max_attempts": max_attempts,
-        "call_timeout_ms": call_timeout_ms,
-        "source": source,
-    }
-    values = {name: value for name, value in given.items() if value is not None}
-    if values:
-        tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(values))
+def update_policy(tx: Transaction, batch_id: int, changes: Mapping[str, object]) -> Batch:
+    """Change columns of a batch that are no part of its requests; return the batch as it is now."""
+    if changes:
+        tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(dict(changes)))
     return batch_from(tx.connection.execute(select(batches).where(batches.c.id == batch_id)).one())
 
 

@@ -14,8 +14,8 @@ from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Serving, Wants
 from batchq.settlement import Settlement
 from batchq.store.adopt import adopt
 from batchq.store.claim import Share, claim_share
-from batchq.store.find import find_due, next_wake_ms, unopened
-from batchq.store.lanes import act_on_lanes
+from batchq.store.find import BATCHES_PER_EXCHANGE, AnyRow, find_due, next_wake_ms, unopened
+from batchq.store.lanes import LaneBook, act_on_lanes, blame
 from batchq.store.runners import beat
 from batchq.store.settle import renew, write_settlements
 from batchq.store.tally import Tally
@@ -53,18 +53,18 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
     """Look for work without the write lock; None when there is some to claim."""
     if request.wants.slots <= 0:
         return Exchanged(tx.now)
-    suspects = not request.holds_suspect
-    due = find_due(tx, request.wants, suspects=suspects)
-    if any(row.opened and (row.due or request.expired_too) for row in due):
+    offer = _find_offer(tx, LaneBook(tx), request, suspects=not request.holds_suspect)
+    if any(row.opened and (row.due or request.expired_too) for row in offer.due):
         return None
-    return Exchanged(tx.now, unopened=unopened(due), wake_in_ms=_wake_in_ms(tx, request, suspects=suspects))
+    return Exchanged(tx.now, unopened=unopened(offer.due), wake_in_ms=_wake_in_ms(tx, request, offer))
 
 
 def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     """Settle, renew and claim, in that order."""
-    tally = Tally()
-    settled, late = write_settlements(tx, request.settlements, tally)
-    act_on_lanes(tx, settled)
+    tally, book = Tally(), LaneBook(tx)
+    settled, late = write_settlements(tx, blame(book, request.settlements), tally)
+    act_on_lanes(book, tx.now, settled)
+    book.save()  # a pause or a halt of this very moment holds for the claims below
     lost = renew(tx, [item for item in request.held if item.renew], request.runner.lease_ms)
     claims: list[Claim] = []
     in_hand = {item.job_id for item in request.held}
@@ -76,19 +76,44 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     slots = request.wants.slots - len(claims)
     if slots > 0:
         suspects = not (request.holds_suspect or any(claim.is_suspect for claim in claims))
-        due = find_due(tx, request.wants, suspects=suspects)
-        to_open = unopened(due)
-        share = Share(request.runner, in_hand, slots, suspects, request.expired_too)
-        claims += claim_share(tx, due, share, tally)
-        if not claims:
-            wake_in_ms = _wake_in_ms(tx, request, suspects=suspects)
-        if wake_in_ms is not None and due:
+        offer = _find_offer(tx, book, request, suspects=suspects)
+        to_open = unopened(offer.due)
+        share = Share(request.runner, in_hand, slots, suspects, request.expired_too, dict(request.wants.rooms))
+        taken = claim_share(tx, book, offer.due, share, tally)
+        claims += taken
+        book.save()  # before the next time is asked for
+        if len(taken) < slots:
+            wake_in_ms = _wake_in_ms(tx, request, offer)
+        if wake_in_ms is not None and offer.due and not taken:
             wake_in_ms = max(wake_in_ms, LOOK_AGAIN_MS)
+    book.save()
     tally.write(tx, request.runner.id)
+    concurrency = None
     if request.beat:
-        beat(tx, request.runner, len(request.held) + len(claims))
-    return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, late)
+        concurrency = beat(tx, request.runner, len(request.held) + len(claims))
+    return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, late, concurrency)
 
 
-def _wake_in_ms(tx: Transaction, request: ExchangeRequest, *, suspects: bool) -> int | None:
-    return next_wake_ms(tx, request.wants, suspects=suspects, expired_too=request.expired_too)
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """Batches with work that may start now, and the lanes that no more work can start in at this moment."""
+
+    due: Sequence[AnyRow]
+    shut: frozenset[str]
+    suspects: bool
+
+
+def _find_offer(tx: Transaction, book: LaneBook, request: ExchangeRequest, *, suspects: bool) -> _Offer:
+    """Look for work until there is some in a lane with room, or none at all: full lanes hide no other."""
+    shut = {lane for lane, room in request.wants.rooms if room <= 0}
+    while True:
+        due = find_due(tx, request.wants, suspects=suspects, shut=shut)
+        book.read(row.lane for row in due)
+        full = {row.lane for row in due if book.room(row.lane) == 0}
+        if not full or len(due) < BATCHES_PER_EXCHANGE:
+            return _Offer([row for row in due if row.lane not in full], frozenset(shut), suspects)
+        shut |= full
+
+
+def _wake_in_ms(tx: Transaction, request: ExchangeRequest, offer: _Offer) -> int | None:
+    return next_wake_ms(tx, request.wants, suspects=offer.suspects, expired_too=request.expired_too, shut=offer.shut)

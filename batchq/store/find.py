@@ -19,17 +19,20 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    false,
     func,
     literal,
     literal_column,
+    null,
     or_,
     select,
+    true,
 )
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows
 from batchq.jobs import SUSPECT_LOSSES, Batch, BatchState, Json, Serving, Wants
-from batchq.schema import CLAIMABLE, batches, jobs, lanes
+from batchq.schema import CLAIMABLE, batches, jobs, lanes, tallies
 
 BATCHES_PER_EXCHANGE = 8
 
@@ -87,9 +90,33 @@ def _next_due(*, suspects: bool) -> ScalarSelect[int]:
 _next_expiry = next_time(INFLIGHT)
 
 _lane_name = batches.c.worker + literal(" ") + _serving.c.base_url + literal(" ") + batches.c.model
-# A halted lane lets one job through when its probe is due, and also waits for the end of a pause.
-_probe_at, _paused_until = func.coalesce(lanes.c.probe_at, 0), func.coalesce(lanes.c.paused_until, 0)
-_lane_ready_at = case((_probe_at > _paused_until, _probe_at), else_=_paused_until)
+_lane_ready_at = func.coalesce(lanes.c.ready_at, 0)
+
+# How many answers may tell no cost, in a batch with a budget, before claiming stops.
+UNKNOWN_COST_ANSWERS = 3
+
+
+def _sum(*counters: str) -> ScalarSelect[int]:
+    total = sum((tallies.c[name] for name in counters[1:]), start=tallies.c[counters[0]])
+    return (
+        select(func.coalesce(func.sum(total), 0))
+        .where(tallies.c.batch_id == batches.c.id)
+        .correlate(batches)
+        .scalar_subquery()
+    )
+
+
+# Of a batch with a budget, before any answer told a cost: how many may still run to find out whether one does.
+tasters = case(
+    (batches.c.budget.is_(None) | batches.c.allow_unknown_cost, null()),
+    (_sum("priced") > 0, null()),
+    else_=UNKNOWN_COST_ANSWERS - _sum("unpriced", "inflight"),
+)
+within_budget = case(
+    (batches.c.budget.is_(None), true()),
+    (_sum("cost") >= batches.c.budget, false()),
+    else_=func.coalesce(tasters > 0, true()),
+)
 
 
 def lane_name(worker: str, base_url: str, model: str) -> str:
@@ -105,7 +132,7 @@ def _served(*, narrowed: bool) -> AnySelect:
         .join(_serving, and_(_serving.c.worker == batches.c.worker, _serving.c.endpoint == batches.c.endpoint))
         .outerjoin(lanes, lanes.c.name == _lane_name)
     )
-    statement = select().select_from(source).where(_open)
+    statement = select().select_from(source).where(_open, within_budget, _lane_name.not_in(json_list("shut")))
     return statement.where(batches.c.id.in_(json_list("batch_ids"))) if narrowed else statement
 
 
@@ -120,6 +147,7 @@ def find_statement(*, narrowed: bool, suspects: bool) -> AnySelect:
             _serving.c.base_url,
             _serving.c.opened,
             _lane_name.label("lane"),
+            tasters.label("tasters"),
             lanes.c.halted_at,
             func.coalesce(lanes.c.epoch, 0).label("epoch"),
             due.label("due"),
@@ -143,27 +171,35 @@ def wake_statement(*, narrowed: bool, suspects: bool) -> AnySelect:
     return select(func.min(due).label("due"), func.min(expiry).label("expiry"))
 
 
-def _parameters(tx: Transaction, wants: Wants) -> dict[str, object]:
+def _parameters(tx: Transaction, wants: Wants, shut: Iterable[str]) -> dict[str, object]:
     serving = [(item.worker, item.endpoint, item.base_url, int(item.opened)) for item in wants.serving]
-    parameters: dict[str, object] = {"now": tx.now, "serving": json.dumps(serving)}
+    parameters: dict[str, object] = {
+        "now": tx.now, "serving": json.dumps(serving), "shut": json.dumps(sorted(shut)),
+    }  # fmt: skip
     if wants.batch_ids is not None:
         parameters["batch_ids"] = json.dumps(sorted(wants.batch_ids))
     return parameters
 
 
-def find_due(tx: Transaction, wants: Wants, *, suspects: bool) -> Sequence[AnyRow]:
-    """Return up to eight served batches with work that may start now; suspects count if they are wanted."""
+def find_due(tx: Transaction, wants: Wants, *, suspects: bool, shut: Iterable[str] = ()) -> Sequence[AnyRow]:
+    """Return up to eight served batches with work that may start now, outside of the lanes that are `shut`.
+
+    Suspects count if they are wanted.
+    """
     statement = find_statement(narrowed=wants.batch_ids is not None, suspects=suspects)
-    return tx.connection.execute(statement, _parameters(tx, wants)).all()
+    return tx.connection.execute(statement, _parameters(tx, wants, shut)).all()
 
 
-def next_wake_ms(tx: Transaction, wants: Wants, *, suspects: bool, expired_too: bool) -> int | None:
+def next_wake_ms(
+    tx: Transaction, wants: Wants, *, suspects: bool, expired_too: bool, shut: Iterable[str] = ()
+) -> int | None:
     """Return the milliseconds until something served becomes due; None if nothing waits.
 
-    Without `expired_too`, leases that have run out are no reason to wake; nor are suspects unless wanted.
+    Without `expired_too`, leases that have run out are no reason to wake; nor are suspects unless wanted,
+    nor what is in a lane that is `shut`.
     """
     statement = wake_statement(narrowed=wants.batch_ids is not None, suspects=suspects)
-    row = tx.connection.execute(statement, _parameters(tx, wants)).one()
+    row = tx.connection.execute(statement, _parameters(tx, wants, shut)).one()
     times = [row.due] if row.due is not None else []
     if row.expiry is not None and (expired_too or row.expiry > tx.now):
         times.append(row.expiry)
@@ -199,4 +235,7 @@ def batch_from(row: AnyRow) -> Batch:
         enqueue_until=row.enqueue_until,
         sealed_at=row.sealed_at,
         source=row.source,
+        allow_unknown_cost=row.allow_unknown_cost,
+        allow_truncated=row.allow_truncated,
+        keep_response=row.keep_response,
     )

@@ -1,106 +1,257 @@
-"""Lanes: what one rate limit covers waits, stops and reopens for all processes together."""
+"""Lanes: what one rate limit covers waits, stops and reopens for all processes together.
+
+A lane's state is read, asked and written back by pure functions of `pacing`, within one writing
+transaction. Lanes without limits, pauses or halts have no row, and cost an exchange one look.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields, replace
 
-from sqlalchemy import case, func, select, update
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Text, bindparam, func, select
 
 from batchq.database import Transaction
-from batchq.jobs import Lane
-from batchq.schema import lanes
-from batchq.settlement import Settlement
-from batchq.store.claim import PROBE_EVERY_MS
+from batchq.database.dialect import json_list, upsert
+from batchq.jobs import Answered, Batch, Lane
+from batchq.pacing import LaneState, Limits, lane
+from batchq.schema import CLAIMABLE, batches, jobs, lanes
+from batchq.settlement import MOST_HALTS, Settlement, condemn
+from batchq.store.find import INFLIGHT, live_batches, now_ms
+
+_FIELDS = tuple(field.name for field in fields(LaneState))
+_STATES = select(*(lanes.c[name] for name in _FIELDS))
+_SOME = _STATES.where(lanes.c.name.in_(json_list("names")))
+_SAVE = upsert(lanes, ("name",))
+
+# Counted, never a counter, which would leak with every crash. Leases that ran out are nobody's calls.
+_live = live_batches()
+_calls = (
+    select(func.count())
+    .where(jobs.c.batch_id == batches.c.id, INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms)
+    .correlate(batches)
+    .scalar_subquery()
+)
+_IN_FLIGHT_BY_LANE = (
+    select(batches.c.worker, batches.c.model, func.sum(_calls).label("calls"))
+    .select_from(_live.join(batches, batches.c.id == _live.c.batch_id))
+    .group_by(batches.c.worker, batches.c.model)
+)
+_IN_FLIGHT = (
+    select(func.coalesce(func.sum(_calls), 0))
+    .select_from(_live.join(batches, batches.c.id == _live.c.batch_id))
+    .where(batches.c.worker == bindparam("worker", type_=Text), batches.c.model == bindparam("model", type_=Text))
+)
 
 
-def act_on_lanes(tx: Transaction, settled: Iterable[Settlement]) -> None:
-    """Pause, halt or reopen the lanes that these outcomes speak of; lanes without news are not written."""
+class LaneBook:
+    """The lanes that one transaction deals with: read once, changed in memory, written by `save`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        """Start with nothing read."""
+        self._tx = tx
+        self._read: dict[str, LaneState | None] = {}
+        self._states: dict[str, LaneState] = {}
+        self._awake: dict[str, int | None] = {}
+
+    def read(self, names: Iterable[str]) -> None:
+        """Read lanes that will be asked for, in one statement."""
+        missing = set(names) - self._read.keys()
+        if not missing:
+            return
+        rows = self._tx.connection.execute(_SOME, {"names": json.dumps(sorted(missing))}).mappings().all()
+        found = {row["name"]: LaneState(**row) for row in rows}
+        self._read.update({name: found.get(name) for name in missing})
+        self._states.update(found)
+
+    def get(self, name: str) -> LaneState | None:
+        """Return a lane; None if there never was news of it."""
+        self.read((name,))
+        return self._states.get(name)
+
+    def of_batch(self, name: str, batch: Batch) -> LaneState:
+        """Return the lane of a batch's calls, a new one if there never was news of it."""
+        found = self.get(name)
+        if found is not None:
+            return found
+        base_url = name[len(batch.worker) + 1 : len(name) - len(batch.model) - 1]
+        return LaneState(name, batch.worker, base_url, batch.model, refilled_at=self._tx.now)
+
+    def put(self, state: LaneState) -> None:
+        """Take over a lane's next state."""
+        self._states[state.name] = state
+
+    def room(self, name: str) -> int | None:
+        """Return how many calls may start in a lane now; None: as many as one likes."""
+        if name not in self._awake:
+            self._awake[name] = self._wake(name)
+        return self._awake[name]
+
+    def draw(self, name: str, calls: int, wanted: int) -> None:
+        """Note that calls start in a lane; `room` must have been asked before."""
+        state = self.get(name)
+        if state is None or not state.limited:
+            return
+        self.put(lane.draw(state, calls, wanted, self._tx.now))
+        left = self._awake.get(name)
+        self._awake[name] = None if left is None else left - calls
+
+    def save(self) -> None:
+        """Write what has changed."""
+        changed = []
+        for name, state in self._states.items():
+            ready = replace(state, ready_at=lane.ready_at(state, self._tx.now))
+            if ready != self._read.get(name):
+                changed.append(ready)
+                self._read[name] = self._states[name] = ready
+        if changed:
+            self._tx.connection.execute(_SAVE, [asdict(state) for state in changed])
+
+    def _wake(self, name: str) -> int | None:
+        state = self.get(name)
+        if state is None or not state.limited:
+            return None
+        in_flight = 0
+        if state.max_inflight is not None or state.cut_at is not None:
+            parameters = {"worker": state.worker, "model": state.model, "now": self._tx.now}
+            in_flight = self._tx.connection.execute(_IN_FLIGHT, parameters).scalar_one()
+        awake = lane.wake(state, self._tx.now, in_flight)
+        self.put(awake)
+        return lane.room(awake, in_flight)
+
+
+def blame(book: LaneBook, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+    """Mark the jobs whose answers halt a lane; one that does so again and again while others succeed fails."""
+    halting = [item for item in settlements if item.halt]
+    if not halting:
+        return settlements
+    book.read(item.ended.claim.lane for item in halting)
+    return [_blamed(item, book.get(item.ended.claim.lane)) if item.halt else item for item in settlements]
+
+
+def _blamed(item: Settlement, state: LaneState | None) -> Settlement:
+    claim = item.ended.claim
+    if state is not None and state.epoch != claim.epoch:
+        return item  # of before another halt, or a resume: anybody's answer
+    proved = state is not None and (state.proved_at or 0) > (claim.halted_at or 0) > 0
+    if proved and claim.halts + 1 >= MOST_HALTS:
+        return condemn(item)
+    return replace(item, blamed=True)
+
+
+def act_on_lanes(book: LaneBook, now: int, settled: Iterable[Settlement]) -> None:
+    """Tell the lanes what these outcomes mean for them; lanes without news are not written."""
+    by_lane: dict[str, list[Settlement]] = {}
     for item in settled:
+        if item.ended.claim.lane:
+            by_lane.setdefault(item.ended.claim.lane, []).append(item)
+    book.read(by_lane)
+    for name, items in by_lane.items():
+        if book.get(name) is not None or any(item.throttled or item.halt for item in items):
+            state = book.of_batch(name, items[0].ended.claim.batch)
+            book.put(_after(state, items, now))
+
+
+def _after(state: LaneState, items: list[Settlement], now: int) -> LaneState:
+    """Return the lane after these outcomes: refusals first, so that what was let through counts behind the cut."""
+    for item in items:
         claim = item.ended.claim
-        if not claim.lane:
-            continue
-        if item.pause_ms is not None:
-            _pause(tx, item, tx.now + item.pause_ms)
+        reason = item.reason.message if item.reason else None
+        if item.throttled:
+            state = lane.throttle(state, claim.epoch, item.pause_ms, reason, now)
         elif item.halt:
-            _halt(tx, item)
-        elif item.proves_lane and claim.probe:
-            reopen(tx, claim.lane, epoch=claim.epoch)
+            state = lane.halt(state, claim.epoch, reason, now)
+    for item in items:
+        claim = item.ended.claim
+        if item.proves_lane and claim.probe:
+            state = lane.prove(state, claim.epoch, now)
+        if state.tpm is not None:
+            state = lane.correct_tokens(state, claim.tokens, _tokens(item.answer))
+    if not state.limited:
+        return state
+    return lane.answered(state, through) if (through := sum(item.let_through for item in items)) else state
 
 
-def reopen(
-    tx: Transaction,
-    lane: str | None = None,
-    *,
-    epoch: int | None = None,
-    worker: str | None = None,
-    model: str | None = None,
-) -> int:
-    """Reopen halted lanes: one by name and epoch, those of a worker and model, or all; return how many."""
-    statement = update(lanes).where(lanes.c.halted_at.is_not(None))
-    if lane is not None:
-        statement = statement.where(lanes.c.name == lane, lanes.c.epoch == epoch)
-    if worker is not None:
-        statement = statement.where(lanes.c.worker == worker, lanes.c.model == model)
-    values = {"halted_at": None, "probe_at": None, "reason": None, "epoch": lanes.c.epoch + 1}
-    return tx.connection.execute(statement.values(values)).rowcount
+def _tokens(answer: Answered | None) -> int | None:
+    if answer is None:
+        return None
+    usage = answer.usage
+    return (usage.input_tokens or 0) + (usage.output_tokens or 0) or None
+
+
+def reopen(tx: Transaction, *, worker: str | None = None, model: str | None = None) -> int:
+    """Reopen halted lanes, those of a worker and model or all; return how many."""
+    halted = [
+        state
+        for state in _all_states(tx)
+        if state.halted_at is not None and (worker is None or (state.worker, state.model) == (worker, model))
+    ]
+    _save(tx, [lane.reopen(state) for state in halted])
+    return len(halted)
 
 
 def probe_now(tx: Transaction) -> None:
     """Let halted lanes try one job at once: somebody just started a runner, so the cause may be gone."""
-    tx.connection.execute(update(lanes).where(lanes.c.halted_at.is_not(None)).values(probe_at=tx.now))
+    _save(tx, [replace(state, probe_at=tx.now) for state in _all_states(tx) if state.halted_at is not None])
+
+
+def set_limits(tx: Transaction, identity: LaneState, limits: Limits, *, forget: bool = False) -> Lane:
+    """Give a lane other limits, and, if so asked, forget what its 429s taught; return it."""
+    found = LaneBook(tx).get(identity.name)
+    state = found if found is not None else replace(identity, refilled_at=tx.now)
+    state = lane.configure(state, limits, tx.now)
+    if forget:
+        fresh = LaneState(state.name, state.worker, state.base_url, state.model)
+        taught = (
+            "learned_rate",
+            "rate_at_last_429",
+            "rate_before",
+            "learned_left",
+            "learned_burst",
+            "opening",
+            "sustained",
+            "cut_at",
+        )
+        state = replace(state, **{name: getattr(fresh, name) for name in taught}, epoch=state.epoch + 1)
+    _save(tx, [state])
+    return _seen(state, 0)
 
 
 def read_lanes(tx: Transaction) -> tuple[Lane, ...]:
-    """Return all lanes that ever had news."""
-    rows = tx.connection.execute(select(lanes).order_by(lanes.c.name)).all()
-    return tuple(
-        Lane(row.worker, row.base_url, row.model, row.paused_until, row.halted_at, row.probe_at, row.reason)
-        for row in rows
-    )
+    """Return all lanes that ever had news, with how many of their calls run."""
+    states = _all_states(tx)
+    if not states:
+        return ()
+    rows = tx.connection.execute(_IN_FLIGHT_BY_LANE, {"now": tx.now}).all()
+    running = Counter({(row.worker, row.model): row.calls for row in rows})
+    return tuple(_seen(state, running[state.worker, state.model]) for state in states)
 
 
-def _identity(item: Settlement) -> dict[str, object]:
-    claim = item.ended.claim
-    worker, model = claim.batch.worker, claim.batch.model
-    base_url = claim.lane[len(worker) + 1 : len(claim.lane) - len(model) - 1]
-    return {"name": claim.lane, "worker": worker, "base_url": base_url, "model": model}
+def _all_states(tx: Transaction) -> list[LaneState]:
+    return [LaneState(**row) for row in tx.connection.execute(_STATES.order_by(lanes.c.name)).mappings().all()]
 
 
-def _pause(tx: Transaction, item: Settlement, until: int) -> None:
-    reason = item.reason.message if item.reason else None
-    insert = sqlite.insert(lanes).values(**_identity(item), paused_until=until, reason=reason)
-    longer = case(
-        (func.coalesce(lanes.c.paused_until, 0) > insert.excluded.paused_until, lanes.c.paused_until),
-        else_=insert.excluded.paused_until,
-    )
-    tx.connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["name"],
-            set_={
-                "paused_until": longer,
-                "reason": case((lanes.c.halted_at.is_(None), insert.excluded.reason), else_=lanes.c.reason),
-            },
-        )
-    )
+def _save(tx: Transaction, states: list[LaneState]) -> None:
+    rows = [asdict(replace(state, ready_at=lane.ready_at(state, tx.now))) for state in states]
+    if rows:
+        tx.connection.execute(_SAVE, rows)
 
 
-def _halt(tx: Transaction, item: Settlement) -> None:
-    """Halt the lane, unless the claim is of an older epoch: its news is of before a halt or a resume."""
-    claim = item.ended.claim
-    reason = item.reason.message if item.reason else None
-    insert = sqlite.insert(lanes).values(
-        **_identity(item), halted_at=tx.now, probe_at=tx.now + PROBE_EVERY_MS, reason=reason, epoch=claim.epoch + 1
-    )
-    tx.connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["name"],
-            set_={
-                "halted_at": insert.excluded.halted_at,
-                "probe_at": insert.excluded.probe_at,
-                "reason": insert.excluded.reason,
-                "epoch": insert.excluded.epoch,
-            },
-            where=lanes.c.epoch == claim.epoch,
-        )
+def _seen(state: LaneState, running: int) -> Lane:
+    return Lane(
+        worker=state.worker,
+        base_url=state.base_url,
+        model=state.model,
+        paused_until=state.paused_until,
+        halted_at=state.halted_at,
+        probe_at=state.probe_at,
+        reason=state.reason,
+        rpm=state.rpm,
+        tpm=state.tpm,
+        max_inflight=state.max_inflight,
+        burst=state.request_burst if state.rpm is not None else None,
+        learned_rpm=None if state.learned_rate is None else state.learned_rate * 60,
+        in_flight=running,
     )

@@ -79,7 +79,7 @@ def abandoned_cancels(tx: Transaction) -> list[Batch]:
 def retry_chunk(tx: Transaction, batch: Batch, after: int, error_class: str | None) -> tuple[int, int | None]:
     """Send up to 2,000 failed or cancelled jobs behind id `after` back to pending.
 
-    Attempts start again, the token stays. Returns how many, and the last id (None: no more).
+    Attempts start again; the token stays, and what was spent. Returns how many, and the last id (None: no more).
     """
     chosen = (
         select(jobs.c.id, jobs.c.state, jobs.c.followers)
@@ -100,8 +100,8 @@ def retry_chunk(tx: Transaction, batch: Batch, after: int, error_class: str | No
         .where(_CHOSEN)
         .values(
             state="pending", claimable_at=tx.now, finished_at=None, attempts=0, losses=0, throttles=0,
-            result=None, error=None, error_class=None, finish_reason=None, meta=None, input_tokens=None,
-            output_tokens=None, cached_tokens=None, reasoning_tokens=None, cost=None, cost_source=None,
+            strikes=0, strike_class=None, halts=0, halted_at=None,
+            result=None, response=None, error=None, error_class=None, finish_reason=None, meta=None,
         ),
         {"chosen": json.dumps([row.id for row in rows])},
     )  # fmt: skip

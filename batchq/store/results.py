@@ -17,7 +17,7 @@ _RESULT_COLUMNS = tuple(
     jobs.c[name]
     for name in (
         "position", "custom_id", "key", "state", "attempts", "result", "error", "error_class", "finish_reason",
-        "meta", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost",
+        "meta", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost", "cost_source", "response",
     )
 )  # fmt: skip
 
@@ -89,6 +89,10 @@ def read_progress(tx: Transaction, name: str) -> Progress | None:
         runners=tuple(runner for runner in read_runners(tx) if runner.live),
         lanes=tuple(lane for lane in read_lanes(tx) if lane.worker == batch.worker and lane.model == batch.model),
         leased_until=times.leased_until,
+        estimated=totals.get("estimated", 0),
+        priced=totals.get("priced", 0),
+        unpriced=totals.get("unpriced", 0),
+        throttles=totals.get("throttles", 0),
     )
 
 
@@ -138,6 +142,8 @@ def _result(row: AnyRow, *, with_prompt: bool) -> Result:
         cost=row.cost,
         meta=row.meta,
         payload=row.payload if with_prompt else None,
+        cost_source=row.cost_source,
+        response=row.response,
     )
 
 
@@ -155,5 +161,6 @@ def _attempt(row: AnyRow) -> Attempt:
         status=row.status,
         usage=_usage(row),
         cost=row.cost,
+        cost_source=row.cost_source,
         late=row.late,
     )

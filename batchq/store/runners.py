@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.dialects import sqlite
 
 from batchq.database import Transaction
+from batchq.database.dialect import json_list
 from batchq.jobs import RunnerIdentity, RunnerInfo
 from batchq.schema import runners, tallies
 from batchq.store.lanes import probe_now
@@ -34,8 +38,8 @@ def register(tx: Transaction, runner: RunnerIdentity) -> None:
     tx.connection.execute(delete(runners).where(forgotten))
 
 
-def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> None:
-    """Say that a runner is alive."""
+def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> int | None:
+    """Say that a runner is alive; return the concurrency that an operator asked it for, if one did."""
     row = {
         "id": runner.id,
         "host": runner.host,
@@ -47,11 +51,20 @@ def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> None:
         "started_at": tx.now,
         "seen_at": tx.now,
     }
-    tx.connection.execute(
+    wanted: int | None = tx.connection.execute(
         sqlite.insert(runners)
         .values(row)
         .on_conflict_do_update(index_elements=["id"], set_={"in_flight": in_flight, "seen_at": tx.now})
-    )
+        .returning(runners.c.wanted_concurrency)
+    ).scalar_one()
+    return wanted
+
+
+def set_concurrency(tx: Transaction, concurrency: int, ids: Sequence[str]) -> int:
+    """Ask runners for another concurrency; return how many there are of them."""
+    chosen = runners.c.id.in_(json_list("ids"))
+    statement = update(runners).where(chosen).values(concurrency=concurrency, wanted_concurrency=concurrency)
+    return tx.connection.execute(statement, {"ids": json.dumps(list(ids))}).rowcount
 
 
 def retire(tx: Transaction, runner: RunnerIdentity) -> None:

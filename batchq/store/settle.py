@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    func,
     insert,
     literal,
     literal_column,
@@ -30,7 +31,7 @@ from sqlalchemy.types import TypeEngine
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_rows
-from batchq.jobs import Held, JobState
+from batchq.jobs import ESTIMATE, Held, JobState
 from batchq.schema import attempts, jobs
 from batchq.settlement import Settlement
 from batchq.store.find import INFLIGHT, now_ms
@@ -41,7 +42,7 @@ from batchq.store.tally import Tally
 class _Field:
     """A value of an ended attempt: its type, its attribute, and the tables that keep it under this name.
 
-    `escaped` marks text that is not JSON.
+    `escaped` marks text that is not JSON, `spent` what a job adds up over its attempts.
     """
 
     kind: TypeEngine[Any]
@@ -50,11 +51,12 @@ class _Field:
     in_job: bool = False
     in_log: bool = False
     in_late_log: bool = False
+    spent: bool = False
 
 
-def _kept(kind: TypeEngine[Any], path: str) -> _Field:
-    """Return a field that both tables keep, however late it comes."""
-    return _Field(kind, path, in_job=True, in_log=True, in_late_log=True)
+def _spent(path: str) -> _Field:
+    """Return a number that was paid for: the log keeps it, however late it comes, and the job adds it up."""
+    return _Field(BigInteger(), path, in_log=True, in_late_log=True, spent=True)
 
 
 # Everything that an exchange tells of an ended attempt, in the order of its JSON row: what is always
@@ -65,6 +67,7 @@ _ALWAYS = {
     "state": _Field(Text(), "state.value"),
     "delay_ms": _Field(BigInteger(), "delay_ms"),
     "throttled": _Field(Integer(), "throttled"),
+    "blamed": _Field(Integer(), "blamed"),
     "outcome": _Field(Text(), "outcome", in_log=True),
     "charged": _Field(Integer(), "charged", in_log=True),
     "duration_ms": _Field(BigInteger(), "ended.duration_ms", in_log=True, in_late_log=True),
@@ -76,14 +79,15 @@ _OF_REASON = {
 }
 _OF_ANSWER = {
     "result": _Field(Text(), "result", in_job=True),
+    "response": _Field(Text(), "response", in_job=True),
     "meta": _Field(Text(), "meta", in_job=True),
     "finish_reason": _Field(Text(), "finish_reason", escaped=True, in_job=True),
-    "input_tokens": _kept(BigInteger(), "usage.input_tokens"),
-    "output_tokens": _kept(BigInteger(), "usage.output_tokens"),
-    "cached_tokens": _kept(BigInteger(), "usage.cached_tokens"),
-    "reasoning_tokens": _kept(BigInteger(), "usage.reasoning_tokens"),
-    "cost": _kept(BigInteger(), "cost"),
-    "cost_source": _kept(Text(), "cost_source"),
+    "input_tokens": _spent("usage.input_tokens"),
+    "output_tokens": _spent("usage.output_tokens"),
+    "cached_tokens": _spent("usage.cached_tokens"),
+    "reasoning_tokens": _spent("usage.reasoning_tokens"),
+    "cost": _spent("cost"),
+    "cost_source": _Field(Text(), "cost_source", in_log=True, in_late_log=True),
 }
 _FIELDS = _ALWAYS | _OF_REASON | _OF_ANSWER
 _ESCAPED = tuple(index for index, field in enumerate(_FIELDS.values()) if field.escaped)
@@ -131,8 +135,29 @@ def log_statement(guard: ColumnElement[bool]) -> Insert:
     return insert(attempts).from_select(list(values), chosen)
 
 
+def _spending() -> dict[str, ColumnElement[Any]]:
+    """Return what a job has spent with this attempt: unknown stays unknown, an estimate makes the sum one."""
+    source = ended_rows.c.cost_source
+    added: dict[str, ColumnElement[Any]] = {
+        name: case(
+            (ended_rows.c[name].is_(None), jobs.c[name]),
+            else_=func.coalesce(jobs.c[name], 0) + ended_rows.c[name],
+        )
+        for name, field in _FIELDS.items()
+        if field.spent
+    }
+    added["cost_source"] = case(
+        (source.is_(None), jobs.c.cost_source),
+        (jobs.c.cost_source == ESTIMATE, jobs.c.cost_source),
+        else_=source,
+    )
+    return added
+
+
 def settle_statement(guard: ColumnElement[bool]) -> Update:
     """Return the UPDATE that moves each ended row that passes the guard."""
+    charged = ended_rows.c.charged == 1
+    again = jobs.c.strike_class == ended_rows.c.error_class
     pending = ended_rows.c.state == literal_column("'pending'")
     return (
         update(jobs)
@@ -142,8 +167,13 @@ def settle_statement(guard: ColumnElement[bool]) -> Update:
             claimable_at=case((pending, now_ms + ended_rows.c.delay_ms), else_=jobs.c.claimable_at),
             attempts=jobs.c.attempts - 1 + ended_rows.c.charged,
             throttles=jobs.c.throttles + ended_rows.c.throttled,
+            strikes=case((charged, case((again, jobs.c.strikes), else_=0) + 1), else_=jobs.c.strikes),
+            strike_class=case((charged, ended_rows.c.error_class), else_=jobs.c.strike_class),
+            halts=jobs.c.halts + ended_rows.c.blamed,
+            halted_at=case((ended_rows.c.blamed == 1, func.coalesce(jobs.c.halted_at, now_ms)), else_=jobs.c.halted_at),
             finished_at=case((pending, null()), else_=now_ms),
             **_values(lambda field: field.in_job),
+            **_spending(),
         )
         .returning(jobs.c.id, jobs.c.token, jobs.c.followers)
     )
@@ -190,6 +220,8 @@ def write_settlements(tx: Transaction, settlements: Sequence[Settlement], tally:
             continue
         settled.append(item)
         tally.move(claim.batch.id, JobState.INFLIGHT, item.state, 1 + followers[claim.job_id, claim.token])
+        if item.throttled:
+            tally.count(claim.batch.id, "throttles")
         if item.answer is not None:
             tally.spend(claim.batch.id, item.answer)
     return settled, _log_late(tx, missed, tally) if missed else 0
@@ -208,12 +240,11 @@ def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> in
     """Keep what came too late, with its cost; skip what was settled before, or belongs to a purged job."""
     rows = tx.connection.execute(_LOG_LATE, _parameters(tx, missed)).all()
     logged = {(row.job_id, row.token) for row in rows}
-    for item in missed:
-        claim = item.ended.claim
-        if (claim.job_id, claim.token) in logged:
-            tally.count(claim.batch.id, "late")
-            if item.answer is not None:
-                tally.spend(claim.batch.id, item.answer)
+    late = [item for item in missed if (item.ended.claim.job_id, item.ended.claim.token) in logged]
+    for item in late:
+        tally.count(item.ended.claim.batch.id, "late")
+        if item.answer is not None:
+            tally.spend(item.ended.claim.batch.id, item.answer)
     return len(logged)
 
 

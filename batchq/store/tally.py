@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select
 
 from batchq.database import Transaction
 from batchq.database.dialect import upsert_adding
-from batchq.jobs import Answered, Counts
+from batchq.jobs import ESTIMATE, Answered, Counts
 from batchq.schema import tallies
 
 PRODUCER = ""
@@ -46,6 +46,7 @@ class Tally:
         deltas["cached_tokens"] += usage.cached_tokens or 0
         deltas["reasoning_tokens"] += usage.reasoning_tokens or 0
         deltas["cost"] += answer.cost or 0
+        deltas["estimated"] += (answer.cost or 0) if answer.cost_source == ESTIMATE else 0
         deltas["unpriced" if answer.cost is None else "priced"] += 1
 
     def write(self, tx: Transaction, runner: str) -> None:

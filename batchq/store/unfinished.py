@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import select
 
 from batchq.database import Transaction
 from batchq.jobs import Batch, BatchState, LiveBatch, Unfinished
 from batchq.schema import batches
-from batchq.store.find import PENDING, batch_from, last_lease, live_batches, next_time
+from batchq.store.find import PENDING, AnyRow, batch_from, last_lease, live_batches, next_time
 from batchq.store.lanes import read_lanes
+from batchq.store.tally import read_totals
 
 
 def read_unfinished(tx: Transaction) -> Unfinished:
@@ -24,7 +27,13 @@ def read_live(tx: Transaction) -> tuple[LiveBatch, ...]:
             live, live.c.batch_id == batches.c.id
         )
     ).all()
-    return tuple(LiveBatch(batch_from(row), row.due, row.leased_until) for row in rows)
+    totals = read_totals(tx) if any(row.budget is not None for row in rows) else {}
+    return tuple(_live_batch(row, totals.get(row.id, {})) for row in rows)
+
+
+def _live_batch(row: AnyRow, totals: Mapping[str, int]) -> LiveBatch:
+    spent = totals.get("cost") if totals.get("priced") else None
+    return LiveBatch(batch_from(row), row.due, row.leased_until, spent, totals.get("unpriced", 0))
 
 
 def read_unsealed(tx: Transaction) -> tuple[Batch, ...]:

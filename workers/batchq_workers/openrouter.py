@@ -15,10 +15,12 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, overload
 from urllib.parse import urlsplit
 
-from batchq.worker import Answer, ConfigurationError, Endpoint, Json, Plugin, Request, RetryLater
+from batchq.prices import Prices
+from batchq.worker import Answer, ConfigurationError, Endpoint, Json, Plugin, Request, RetryLater, is_openrouter
 from batchq_workers.classify import Steer, classify
 
 if TYPE_CHECKING:
@@ -49,10 +51,11 @@ async def open_openrouter(endpoint: Endpoint) -> AsyncIterator[Callable[[Request
         base_url=endpoint.base_url,
         max_retries=0,
         http_client=http_client,
+        default_headers=dict(endpoint.headers),
     )
     client.organization = client.project = None
     async with client:
-        yield _caller(client, http_client)
+        yield _caller(client, http_client, endpoint)
 
 
 def check_endpoint(endpoint: Endpoint) -> None:
@@ -65,7 +68,7 @@ plugin = Plugin(open_openrouter, needs_model=True, check=check_endpoint)
 
 
 def _caller(
-    client: openai.AsyncOpenAI, http_client: httpx2.AsyncClient
+    client: openai.AsyncOpenAI, http_client: httpx2.AsyncClient, endpoint: Endpoint
 ) -> Callable[[Request], Awaitable[Json | Answer]]:
     import aiohttp
     import httpx2
@@ -73,12 +76,13 @@ def _caller(
     headers = httpx2.Headers({name: value for name, value in client.default_headers.items() if isinstance(value, str)})
     urls: dict[str, httpx2.URL] = {}
     encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+    prices = Prices(endpoint.base_url, endpoint.prices)
 
     async def call(request: Request) -> Json | Answer:
         url = urls.get(request.url) or urls.setdefault(
             request.url, httpx2.URL(f"{str(client.base_url).rstrip('/')}{path_of(request.url)}")
         )
-        content = encode(request.body).encode()
+        content = encode(body_for(endpoint, request)).encode()
         try:
             response = await http_client.send(httpx2.Request("POST", url, headers=headers, content=content))
         except httpx2.TransportError as error:
@@ -88,10 +92,39 @@ def _caller(
             raise RetryLater(reason, error_class="broken_answer") from error
         verdict = classify(response.status_code, response.headers, response.content, request.url)
         if isinstance(verdict, Steer):
+            verdict.answer = priced(verdict.answer, prices, request.model)
             raise verdict
-        return verdict
+        return priced(verdict, prices, request.model)
 
     return call
+
+
+def body_for(endpoint: Endpoint, request: Request) -> dict[str, Json]:
+    """Return the body as this server should get it.
+
+    OpenRouter drops a schema silently where it routes to a provider that knows none, unless it is told to
+    choose one that does (openrouter.ai/docs/features/structured-outputs).
+    """
+    if "schema" not in request.settings or not is_openrouter(endpoint.base_url):
+        return request.body
+    provider = request.body.get("provider")
+    chosen = provider if isinstance(provider, dict) else {}
+    return {**request.body, "provider": {"require_parameters": True, **chosen}}
+
+
+@overload
+def priced(answer: Answer, prices: Prices, model: str) -> Answer: ...
+@overload
+def priced(answer: Answer | None, prices: Prices, model: str) -> Answer | None: ...
+def priced(answer: Answer | None, prices: Prices, model: str) -> Answer | None:
+    """Return an answer whose provider told no cost with an estimate, if there is a price list for it."""
+    if answer is None or answer.cost is not None or answer.usage is None:
+        return answer
+    named = (answer.meta or {}).get("model")
+    cost = prices.of(named if isinstance(named, str) else model, answer.usage)
+    if cost is None and named != model:
+        cost = prices.of(model, answer.usage)
+    return answer if cost is None else replace(answer, cost=cost, estimated=True)
 
 
 def path_of(url: str) -> str:
@@ -115,7 +148,7 @@ def missing_key(endpoint: Endpoint) -> str:
     host = urlsplit(endpoint.base_url).hostname or endpoint.base_url
     if endpoint.name != "default":
         return f"{host} needs a key: give the endpoint {endpoint.name!r} an api_key_file in batchq.toml"
-    variable = "OPENROUTER_API_KEY" if host == "openrouter.ai" or host.endswith(".openrouter.ai") else "OPENAI_API_KEY"
+    variable = "OPENROUTER_API_KEY" if is_openrouter(endpoint.base_url) else "OPENAI_API_KEY"
     return f"{host} needs a key: set {variable} in the environment or in .env, or give --api-key-file"
 
 

@@ -1,0 +1,142 @@
+"""Structured output: a JSON Schema that goes along with each request, and that its answer is held to.
+
+`settings["schema"]` of a batch holds the schema. It is sent in the shape that the API in question wants
+(`response_format`, or `text.format` of the responses API); what the model makes of it is checked here,
+since providers enforce schemas differently, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from batchq.jobs import Json
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+DEFAULT_SCHEMA_TRIES = 3
+NAME_CHARACTERS = 64
+_SHOWN = 300
+_FENCED = re.compile(r"\s*```[A-Za-z]*\s*\n(.*)\n\s*```\s*", re.DOTALL)
+_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class SchemaMismatch(ValueError):
+    """An answer is not what its schema says; the message says where and why."""
+
+
+class UnusableSchema(ValueError):
+    """A schema is not valid itself."""
+
+
+def schema_of(source: Mapping[str, Json] | type) -> dict[str, Json]:
+    """Return the JSON Schema of a Pydantic model, or the schema itself. Raises UnusableSchema."""
+    if isinstance(source, type):
+        describe = getattr(source, "model_json_schema", None)
+        if describe is None:
+            raise UnusableSchema(f"{source.__name__} is not a Pydantic model")
+        return cast("dict[str, Json]", describe())
+    schema = dict(source)
+    check_schema(schema)
+    return schema
+
+
+def check_schema(schema: Json) -> None:
+    """Raise UnusableSchema for what is no JSON Schema of an object, which is what providers take."""
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    if not isinstance(schema, dict):
+        raise UnusableSchema("it is not a JSON object")
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        raise UnusableSchema(f"{_place(error.absolute_path)}{error.message[:_SHOWN]}") from None
+    except RecursionError:
+        raise UnusableSchema("it is nested too deep") from None
+    if schema.get("type", "object") != "object":
+        raise UnusableSchema(f"its type is {schema['type']!r}; providers take objects only: wrap it in one")
+
+
+def response_format(schema: dict[str, Json]) -> dict[str, Json]:
+    """Return the parameter that asks a chat completion for this schema."""
+    return {"type": "json_schema", "json_schema": {**_named(schema), "schema": schema}}
+
+
+def text_format(schema: dict[str, Json]) -> dict[str, Json]:
+    """Return the parameter that asks the responses API for this schema."""
+    return {"format": {"type": "json_schema", **_named(schema), "schema": schema}}
+
+
+def hold_to(schema_text: str, result: Json) -> Json:
+    """Return the answer as the JSON value that it is, if it fits the schema. Raises SchemaMismatch.
+
+    Text is read as JSON, also out of a fenced block, which many models put around it.
+    """
+    value = _read(result) if isinstance(result, str) else result
+    for problem in _problems(schema_text, value):
+        raise SchemaMismatch(problem)
+    return value
+
+
+def _read(text: str) -> Json:
+    fenced = _FENCED.fullmatch(text)
+    try:
+        value: Json = json.loads(fenced[1] if fenced else text)
+    except ValueError as error:
+        raise SchemaMismatch(f"the answer is not JSON: {error}") from None
+    except RecursionError:
+        raise SchemaMismatch("the answer is nested too deep") from None
+    return value
+
+
+def _problems(schema_text: str, value: Json) -> Iterator[str]:
+    try:
+        for error in _validator(schema_text).iter_errors(value):
+            yield f"the answer does not fit the schema: {_place(error.absolute_path)}{error.message[:_SHOWN]}"
+    except RecursionError:
+        yield "the answer is nested too deep"
+
+
+@lru_cache(maxsize=64)
+def _validator(schema_text: str) -> Validator:
+    from jsonschema.validators import validator_for
+
+    schema = json.loads(schema_text)
+    return validator_for(schema)(schema)
+
+
+def _place(path: Any) -> str:  # noqa: ANN401 - a deque of keys and positions, of a library without types
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
+    return f"at {''.join(parts).lstrip('.')}: " if parts else ""
+
+
+def _named(schema: dict[str, Json]) -> dict[str, Json]:
+    title = schema.get("title")
+    name = _NAME.sub("_", title)[:NAME_CHARACTERS] if isinstance(title, str) else ""
+    return {"name": name or "answer", "strict": _is_strict(schema)}
+
+
+def _is_strict(schema: Json) -> bool:
+    """Whether every object names all its properties as required and takes no others.
+
+    That is what `strict` demands (platform.openai.com/docs/guides/structured-outputs, "Supported
+    schemas"); asked for with any other schema it is a 400.
+    """
+    if isinstance(schema, list):
+        return all(_is_strict(item) for item in schema)
+    if not isinstance(schema, dict):
+        return True
+    properties = schema.get("properties")
+    if isinstance(properties, dict):
+        required = schema.get("required")
+        names = set(required) if isinstance(required, list) else set()
+        if schema.get("additionalProperties") is not False or names != set(properties):
+            return False
+    elif schema.get("type") == "object":
+        return False
+    return all(_is_strict(value) for name, value in schema.items() if name not in {"enum", "const", "default"})
