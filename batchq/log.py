@@ -40,6 +40,8 @@ DATA_REFUSED: Final = "data.refused"
 WORKER_UNAVAILABLE: Final = "worker.unavailable"
 WORKER_LEAVES: Final = "worker.leaves_alone"
 
+AFTER_A_HALT: Final = "mend the cause: a job tries again within a minute at the latest, `batchq resume` at once"
+
 Logger = structlog.typing.FilteringBoundLogger
 
 
@@ -88,7 +90,7 @@ def log_ended(logger: Logger, ended: Ended) -> None:
         case Throttled(reason, after):
             logger.info(LANE_THROTTLED, **place, lane=claim.lane, reason=reason.message, after=after)
         case Halted(reason):
-            logger.error(LANE_HALTED, **place, lane=claim.lane, reason=reason.message)
+            logger.error(LANE_HALTED, **place, lane=claim.lane, reason=reason.message, what_to_do=AFTER_A_HALT)
         case Released():
             pass
 

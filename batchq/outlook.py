@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from batchq.jobs import Batch, BatchState, Lane, LiveBatch, Unfinished
 from batchq.store import Store
+from batchq.waiting import NO_COSTS, over_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def weigh(
         if reason := _why_it_moves(found, left.now) or _why_it_will_move(found, lane, left.now):
             waiting.append(reason)
         else:
-            blocked.append(_why_blocked(batch, lane))
+            blocked.append(_why_blocked(found, lane))
     for batch in filter(ours, left.unsealed):
         if batch.enqueue_until > left.now:
             waiting.append(f"a producer is adding to {batch.name}")
@@ -92,7 +93,9 @@ def _why_it_moves(found: LiveBatch, now: int) -> str | None:
 
 def _why_it_will_move(found: LiveBatch, lane: Lane | None, now: int) -> str | None:
     batch = found.batch
-    if batch.state is BatchState.PAUSED:
+    if batch.state is BatchState.PAUSED or batch.has_spent(found.spent):
+        return None
+    if batch.lacks_costs(found.spent, found.unpriced):
         return None
     if lane is not None:
         ready_at = max(lane.probe_at or 0, lane.paused_until or 0)
@@ -105,7 +108,12 @@ def _why_it_will_move(found: LiveBatch, lane: Lane | None, now: int) -> str | No
     return f"jobs of {batch.name} are about to start"
 
 
-def _why_blocked(batch: Batch, lane: Lane | None) -> str:
+def _why_blocked(found: LiveBatch, lane: Lane | None) -> str:
+    batch = found.batch
+    if batch.has_spent(found.spent):
+        return f"{batch.name}: {over_budget(batch, found.spent)}. To go on: `batchq budget {batch.name} DOLLARS`"
+    if batch.lacks_costs(found.spent, found.unpriced):
+        return f"{batch.name}: {NO_COSTS}. To go on all the same: `batchq budget {batch.name} none`"
     if batch.state is BatchState.PAUSED:
         return f"{batch.name} is paused: `batchq resume {batch.name}`"
     reason = lane.reason if lane is not None and lane.reason is not None else "no reason given"

@@ -23,7 +23,7 @@ from batchq.conversation import Conversation
 from batchq.database import Watcher
 from batchq.errors import BatchqError, CannotGoOn, StoreError
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
-from batchq.outlook import Blocked, Finished, Waiting, look_ahead
+from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
 from batchq.slots import Slots
 from batchq.store import Store
 from batchq.worker import Endpoint, FoundWorker
@@ -33,6 +33,7 @@ MIN_WAIT_SECONDS = 0.01
 RELEASE_SECONDS = 2.0
 MAX_BEAT_SECONDS = 5.0
 OUTLOOK_SECONDS = 0.25
+PATIENT_OUTLOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,28 +223,37 @@ class Runner:
         return self._slots.empty and not (reply.claims or self._clients.busy or self._stopping)
 
     async def _is_over(self) -> bool:
-        """Whether nothing served is left; raises what keeps this process from going on."""
+        """Whether nothing served is left; raises what keeps this process from going on.
+
+        A runner that is to stay, whatever is left, says why it waits.
+        """
         if self._clients.failure is not None:
             raise self._clients.failure
-        if not self._options.until_empty or uptime() < self._outlook_at:
-            return False
-        self._outlook_at = uptime() + OUTLOOK_SECONDS
-        try:
-            outlook = await look_ahead(self._store, self._workers, self._base_urls, self._options.batch_ids)
-        except StoreError as error:  # the next exchange waits it out
-            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
-            return False
+        outlook = await self._look_ahead() if uptime() >= self._outlook_at else None
         match outlook:
-            case Finished(unserved):
+            case Finished(unserved) if self._options.until_empty:
                 if unserved:
                     self._log.warning(log.WORKER_LEAVES, batches=list(unserved), reason="not served by this process")
                 return True
             case Blocked(reasons):
-                raise CannotGoOn("; ".join(reasons))
+                if self._options.until_empty:
+                    raise CannotGoOn("; ".join(reasons))
+                self._say_once(log.WORKER_WAITING, "; ".join(reasons))
             case Waiting(reason):
                 if self._say_once(log.WORKER_WAITING, reason) and self._on_waiting:
                     self._on_waiting(reason)
+            case _:
+                pass
         return False
+
+    async def _look_ahead(self) -> Outlook | None:
+        """Weigh what is left; None while the database is away."""
+        self._outlook_at = uptime() + (OUTLOOK_SECONDS if self._options.until_empty else PATIENT_OUTLOOK_SECONDS)
+        try:
+            return await look_ahead(self._store, self._workers, self._base_urls, self._options.batch_ids)
+        except StoreError as error:  # the next exchange waits it out
+            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
+            return None
 
     def _say_once(self, event: str, reason: str) -> bool:
         """Log a reason when it is another than the last time."""

@@ -75,7 +75,8 @@ def settle(ended: Ended) -> Settlement:
                 reason=reason, answer=answer, pause_ms=asked_ms(after),
             )  # fmt: skip
         case Halted(reason):
-            return Settlement(ended, "halted", JobState.PENDING, charged=False, reason=reason, halt=True)
+            # Behind all that is due: what halts a lane may be the matter of this one job.
+            return Settlement(ended, "halted", JobState.PENDING, 1, charged=False, reason=reason, halt=True)
         case Released():
             return Settlement(ended, "released", JobState.PENDING, charged=False)
         case _ as unreachable:

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from batchq import log
 from batchq.clock import uptime
 from batchq.executor import execute
-from batchq.jobs import Claim, Ended, Held, Outcome, Released
+from batchq.jobs import Claim, Ended, Halted, Held, Outcome, Released
 from batchq.windows import Place, Windows
 from batchq.worker import Handler
 
@@ -41,6 +41,7 @@ class Slots:
         self._assigned: asyncio.Queue[_Running] = asyncio.Queue()
         self._tasks = 0
         self._running: dict[int, _Running] = {}
+        self._told_halt = ("", -1)
         self.ended: list[Ended] = []
         self.released = 0
 
@@ -112,6 +113,14 @@ class Slots:
         """Return what ended, and, as released, what still runs although it was cancelled."""
         return [*self.ended, *(Ended(item.claim, Released(), 0) for item in self._running.values())]
 
+    def _tell(self, ended: Ended) -> None:
+        """Log how an attempt ended; of the calls that one halt stopped, the first speaks for all."""
+        halt = (ended.claim.lane, ended.claim.epoch)
+        if not isinstance(ended.outcome, Halted) or halt != self._told_halt:
+            log.log_ended(self._log, ended)
+        if isinstance(ended.outcome, Halted):
+            self._told_halt = halt
+
     async def _fill(self) -> None:
         while True:
             await self._attempt(await self._assigned.get())
@@ -130,5 +139,5 @@ class Slots:
             if not (running.given_up and isinstance(outcome, Released)):
                 self.released += isinstance(outcome, Released)
                 self.ended.append(ended)
-                log.log_ended(self._log, ended)
+                self._tell(ended)
             self._on_end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 
-from batchq.jobs import BatchState, Lane, Progress, RunnerInfo
+from batchq.jobs import NANO, Batch, BatchState, Lane, Progress, RunnerInfo
 
 # A halted lane whose probe is overdue by this much is used by no live worker that has a slot to spare.
 PROBE_OVERDUE_MS = 5_000
@@ -20,6 +20,7 @@ def why_waiting(progress: Progress, database: str) -> str | None:
         return None
     return (
         _why_shut(progress, database)
+        or _why_unaffordable(progress, database)
         or _why_unserved(progress, database)
         or _why_lane(progress, database)
         or _why_idle(progress)
@@ -49,6 +50,27 @@ def _why_unsealed(progress: Progress, database: str) -> str:
     )
 
 
+def _why_unaffordable(progress: Progress, database: str) -> str | None:
+    if progress.running:
+        return None
+    batch, name = progress.batch, progress.batch.name
+    if batch.has_spent(progress.cost):
+        command = _command("budget", database, name, "DOLLARS")
+        return f"{over_budget(batch, progress.cost)}: {command} raises it"
+    if batch.lacks_costs(progress.cost, progress.unpriced):
+        command = _command("budget", database, name, "none")
+        return f"{NO_COSTS}: {command} lifts it, or enqueue again with --allow-unknown-cost"
+    return None
+
+
+NO_COSTS = "it has a budget, but its provider tells no cost, and no price is known"
+
+
+def over_budget(batch: Batch, cost: int | None) -> str:
+    """Say that a batch has spent its budget."""
+    return f"the budget is spent (${(cost or 0) / NANO:,.4f} of ${(batch.budget or 0) / NANO:,.2f})"
+
+
 def _why_unserved(progress: Progress, database: str) -> str | None:
     batch = progress.batch
     if _serving(progress):
@@ -75,7 +97,7 @@ def _why_lane(progress: Progress, database: str) -> str | None:
     ]
     if halted:
         lane = halted[0]
-        probe = f"; tried again at {_clock(lane.probe_at)}" if (lane.probe_at or 0) > progress.now else ""
+        probe = f"; tried again at {clock(lane.probe_at)}" if (lane.probe_at or 0) > progress.now else ""
         return (
             f"halted at {lane_label(lane)}: {lane.reason or 'no reason given'}; when that is mended,"
             f" {_command('resume', database, progress.batch.name)}{probe}"
@@ -83,7 +105,7 @@ def _why_lane(progress: Progress, database: str) -> str | None:
     throttled = [lane for lane in progress.lanes if (lane.paused_until or 0) > progress.now]
     if throttled:
         lane = max(throttled, key=lambda found: found.paused_until or 0)
-        until = _clock(lane.paused_until)
+        until = clock(lane.paused_until)
         return f"throttled until {until} at {lane_label(lane)}: {lane.reason or 'no reason given'}"
     return None
 
@@ -94,7 +116,7 @@ def _why_idle(progress: Progress) -> str | None:
         return None
     if _delayed(progress):
         rest = "the last job is" if pending == 1 else f"all {pending:,} jobs left are"
-        return f"{rest} delayed by an earlier failure, the first until {_clock(progress.next_due_at)}"
+        return f"{rest} delayed by an earlier failure, the first until {clock(progress.next_due_at)}"
     if all(runner.in_flight >= runner.concurrency for runner in _serving(progress)):
         return "the live workers are busy with other batches"
     if batch.endpoint != "default":
@@ -120,7 +142,7 @@ def _serving(progress: Progress) -> list[RunnerInfo]:
     return [runner for runner in progress.runners if progress.batch.worker in runner.serves.split(",")]
 
 
-def _clock(at: int | None) -> str:
+def clock(at: int | None) -> str:
     """Return a database time as this machine's time of day, with the day if it is another one."""
     if at is None:
         return "an unknown time"

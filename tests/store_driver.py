@@ -115,7 +115,11 @@ def ended(claim: Claim, outcome: Outcome) -> Settlement:
 
 
 def done(claim: Claim, value: object = "ok", *, cost: int | None = None, usage: Usage | None = None) -> Settlement:
-    return ended(claim, Succeeded(Answered(encode(value), usage or Usage(), cost)))
+    return ended(claim, Succeeded(answered(encode(value), cost, usage)))
+
+
+def answered(result: str, cost: int | None = None, usage: Usage | None = None) -> Answered:
+    return Answered(result, usage or Usage(), cost, None if cost is None else "provider")
 
 
 def failed(claim: Claim, message: str = "no", error_class: str = "bad_request") -> Settlement:
@@ -123,7 +127,7 @@ def failed(claim: Claim, message: str = "no", error_class: str = "bad_request") 
 
 
 def retry(claim: Claim, after: float | None = 0.0, *, cost: int | None = None) -> Settlement:
-    answer = None if cost is None else Answered('"half"', cost=cost)
+    answer = None if cost is None else answered('"half"', cost)
     return ended(claim, Retry(Reason("timeout", "took too long"), after, answer))
 
 
@@ -137,6 +141,13 @@ def halted(claim: Claim, message: str = "no credit") -> Settlement:
 
 def released(claim: Claim) -> Settlement:
     return ended(claim, Released())
+
+
+async def halt(store: Store, hand: Hand) -> Claim:
+    """Claim one job and let its answer halt the lane."""
+    (claim,) = await hand.claim(1)
+    await hand.settle(halted(claim))
+    return claim
 
 
 def new_jobs(count: int, start: int = 0, *, named: str | None = None) -> list[NewJob]:

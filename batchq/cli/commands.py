@@ -22,6 +22,9 @@ COMMANDS = {
     "cancel": "batchq.cli.operate:cancel",
     "pause": "batchq.cli.operate:pause",
     "resume": "batchq.cli.operate:resume",
+    "limit": "batchq.cli.limit:limit",
+    "budget": "batchq.cli.money:budget",
+    "concurrency": "batchq.cli.concurrency:concurrency",
     "seal": "batchq.cli.operate:seal",
     "purge": "batchq.cli.purge:purge",
 }

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchq.cli.estimate import say_estimate
 from batchq.cli.exits import say
+from batchq.cli.limit import LimitsAsked, asked_limits, describe, lane_url, limit_options, set_limits
 from batchq.cli.options import (
     HELP_NAMES,
     command_class,
@@ -37,7 +39,9 @@ MAX_NAME = 120
 @click.argument("source", metavar="INPUT")
 @click.option("--batch", metavar="NAME", help="The batch's name; else that of the file without its ending.")
 @click.option("--seal/--no-seal", default=None, help="Whether the batch is complete; from `-` it is not.")
+@click.option("--dry-run", is_flag=True, help="Say what there is and what it may cost; write nothing.")
 @request_options
+@limit_options
 @db_option
 @json_option
 def enqueue(
@@ -45,6 +49,7 @@ def enqueue(
     batch: str | None,
     *,
     seal: bool | None,
+    dry_run: bool,
     db: str | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401
@@ -57,7 +62,10 @@ def enqueue(
     \b
     batchq enqueue prompts.jsonl --model openai/gpt-4o-mini
     batchq enqueue reviews.csv --prompt-field text --system "Positive or negative?" --set temperature=0
+    batchq enqueue prompts.jsonl --budget 5.00 --rpm 600
+    batchq enqueue prompts.jsonl --dry-run
     """
+    limits = asked_limits(options)
     asked = Asked(**options)
     path = None if source == "-" else Path(source)
     name = checked_name(batch, path)
@@ -68,8 +76,11 @@ def enqueue(
         say(f"batchq: {settings.unknown_endpoint(asked.endpoint)}; a worker elsewhere must know it")
     with surveyed(path, asked, settings) as (survey, unnamed):
         new = replace(unnamed, name=name)
+        if dry_run:
+            return say_estimate(survey, new, settings, as_json=as_json)
+        url = lane_url(settings, asked.endpoint, limits)
         sealing = path is not None if seal is None else seal
-        done = run_async(lambda: _add(settings.db, survey, new, policy_of(asked), seal=sealing))
+        done = run_async(lambda: _add(settings.db, survey, new, policy_of(asked), limits, url, seal=sealing))
     say_policy(done)
     _report(done, asked, db)
     if as_json:
@@ -102,11 +113,16 @@ def refuse_bad_name(name: str) -> None:
         raise click.UsageError(f"{name!r} can't be the name of a batch: {problem}; choose another with --batch")
 
 
-async def _add(location: str, survey: Survey, new: NewBatch, policy: Policy, *, seal: bool) -> Enqueued:
+async def _add(
+    location: str, survey: Survey, new: NewBatch, policy: Policy, limits: LimitsAsked, url: str, *, seal: bool
+) -> Enqueued:
     from batchq.producer import enqueue as add
     from batchq.store import open_store
 
     async with await open_store(location, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
+        if limits:
+            lane = await set_limits(store, new.worker, url, new.model, limits)
+            say(f"batchq: {describe(lane)}")
         return await add(store, survey, new, seal=seal, policy=policy)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from batchq.cli.exits import say
+from batchq.cli.money import DOLLARS
 from batchq.cli.options import DURATION, MAX_INTEGER, database_path
+from batchq.cli.parameters import parse_params
+from batchq.cli.text import dollars
 
 if TYPE_CHECKING:
     from batchq.config import Settings
@@ -24,14 +27,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The same as formats.FORMATS, which costs imports that --help can do without.
 INPUT_FORMATS = ("jsonl", "txt", "csv", "tsv")
-_SHOWN = 80
-_OWNED = {
-    "model": "use --model",
-    "messages": "the input holds the messages",
-    "input": "the input file holds the input",
-    "prompt": "the input file holds the prompt",
-    "stream": "a queue has nobody to stream to",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +41,15 @@ class Asked:
     input_format: str | None
     worker: str
     endpoint: str
+    schema: Path | None
+    schema_tries: int | None
     priority: int | None
     max_attempts: int | None
     call_timeout: float | None
+    budget: int | None
+    allow_unknown_cost: bool | None
+    allow_truncated: bool | None
+    keep_response: bool | None
     skip_bad: Path | None
 
 
@@ -58,8 +59,16 @@ def request_options(command: F) -> F:
         click.option("--model", help="The model, whatever the file says; else MODEL in environment or .env."),
         click.option("--system", metavar="TEXT", help="A system prompt for every row that has none."),
         click.option(
-            "--set", "params", metavar="KEY=VALUE", multiple=True, callback=_parse_params,
+            "--set", "params", metavar="KEY=VALUE", multiple=True, callback=parse_params,
             help="A request parameter, e.g. temperature=0 or provider.sort=price. Repeatable.",
+        ),
+        click.option(
+            "--schema", type=click.Path(path_type=Path), metavar="FILE",
+            help="A JSON Schema that every answer must fit; the result is JSON then.",
+        ),
+        click.option(
+            "--schema-tries", type=click.IntRange(1, MAX_INTEGER), metavar="INTEGER",
+            help="Answers in a row that may miss the schema before a job fails.  [default: 3]",
         ),
         click.option("--id-field", metavar="NAME", help="The field or column of each row's custom_id."),
         click.option("--prompt-field", metavar="NAME", help="The field or column of the prompt."),
@@ -83,6 +92,20 @@ def request_options(command: F) -> F:
             help="Tries per job.  [default: 8]",
         ),
         click.option("--call-timeout", type=DURATION, help="The most that a call may take.  [default: 300s]"),
+        click.option(
+            "--budget", type=DOLLARS, help="Start no more jobs once the batch has cost so many dollars."
+        ),
+        click.option(
+            "--allow-unknown-cost/--no-allow-unknown-cost", default=None,
+            help="Go on under a budget though no answer tells its cost.",
+        ),
+        click.option(
+            "--allow-truncated/--no-allow-truncated", default=None,
+            help="Take answers that were cut off at their token limit.",
+        ),
+        click.option(
+            "--keep-response/--no-keep-response", default=None, help="Store the provider's whole answers too."
+        ),
         click.option(
             "--skip-bad", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
             help="Write bad rows there and take the rest.",
@@ -118,17 +141,33 @@ def policy_of(asked: Asked) -> Policy:
     """Return what was asked for that also changes a batch that is there already."""
     from batchq.producer import Policy
 
-    return Policy(asked.priority, asked.max_attempts, _timeout_ms(asked))
+    return Policy(
+        asked.priority,
+        asked.max_attempts,
+        _timeout_ms(asked),
+        asked.budget,
+        asked.allow_unknown_cost,
+        asked.allow_truncated,
+        asked.keep_response,
+    )
 
 
 def say_policy(done: Enqueued) -> None:
     """Say what the batch, which was there already, has now instead of what it had."""
-    shown = [
-        f"--call-timeout {value / 1000:g}s" if name == "call_timeout_ms" else f"--{name.replace('_', '-')} {value}"
-        for name, value in done.changed.items()
-    ]
+    shown = [_shown(name, value) for name, value in done.changed.items()]
     if shown:
         say(f"batchq: {done.batch.name} was there already; from now on it has {', '.join(shown)}")
+
+
+def _shown(name: str, value: float) -> str:
+    if name == "call_timeout_ms":
+        return f"--call-timeout {value / 1000:g}s"
+    if name == "budget":
+        return f"--budget {dollars(int(value))}"
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {value}"
 
 
 def _timeout_ms(asked: Asked) -> int | None:
@@ -149,6 +188,12 @@ def _new_batch(asked: Asked) -> NewBatch:
         settings["system"] = asked.system
     if asked.params:
         settings["params"] = asked.params
+    if asked.schema is not None:
+        settings["schema"] = _read_schema(asked.schema)
+        if asked.schema_tries is not None:
+            settings["schema_tries"] = asked.schema_tries
+    elif asked.schema_tries is not None:
+        raise click.UsageError("--schema-tries goes with --schema")
     return NewBatch(
         name="",
         worker=worker_name(asked.worker),
@@ -157,7 +202,30 @@ def _new_batch(asked: Asked) -> NewBatch:
         priority=asked.priority or 0,
         max_attempts=asked.max_attempts or DEFAULT_MAX_ATTEMPTS,
         call_timeout_ms=_timeout_ms(asked) or DEFAULT_CALL_TIMEOUT_MS,
+        budget=asked.budget,
+        allow_unknown_cost=bool(asked.allow_unknown_cost),
+        allow_truncated=bool(asked.allow_truncated),
+        keep_response=bool(asked.keep_response),
     )
+
+
+def _read_schema(path: Path) -> dict[str, Json]:
+    """Read a JSON Schema; raise UsageError, with the place, for what is none."""
+    from batchq.errors import UsageError
+    from batchq.structured import UnusableSchema, schema_of
+
+    try:
+        schema: Json = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}:{error.lineno}: the schema is not JSON: {error.msg}") from None
+    except OSError as error:
+        raise UsageError(f"can't read the schema {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path} can't be read as a schema: it is not UTF-8 text, or nested too deep") from None
+    try:
+        return schema_of(schema if isinstance(schema, dict) else {"": schema})
+    except UnusableSchema as error:
+        raise UsageError(f"{path} is no schema that answers can be held to: {error}") from None
 
 
 def _model_needs(worker: str) -> tuple[bool, bool]:
@@ -174,48 +242,3 @@ def _model_needs(worker: str) -> tuple[bool, bool]:
         )
     needs = find_worker(worker).needs_model
     return needs, needs
-
-
-def _parse_params(_context: click.Context, _option: click.Parameter, pairs: Sequence[str]) -> dict[str, Json]:
-    params: dict[str, Json] = {}
-    for pair in pairs:
-        path, separator, text = pair.partition("=")
-        names = path.strip().split(".")
-        if not separator or not all(names):
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE, e.g. temperature=0 or provider.sort=price")
-        if names[0] in _OWNED:
-            raise click.BadParameter(f"{names[0]!r} can't be set: {_OWNED[names[0]]}")
-        _put(params, names, _parse_value(text, pair), pair)
-    return params
-
-
-def _put(params: dict[str, Json], names: Sequence[str], value: Json, pair: str) -> None:
-    for name in names[:-1]:
-        inner = params.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise click.BadParameter(f"{pair!r} goes into {name!r}, which another --set gave a value")
-        params = inner
-    if isinstance(params.get(names[-1]), dict) and not isinstance(value, dict):
-        raise click.BadParameter(f"{pair!r} replaces what another --set put into it")
-    params[names[-1]] = value
-
-
-def _parse_value(text: str, pair: str) -> Json:
-    """Read JSON; what is none is a string, unless it begins like JSON or can't be sent as JSON."""
-    try:
-        value: Json = json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.lstrip().startswith(("[", "{", '"')):
-            raise click.BadParameter(f"{pair!r} is not valid JSON: {error}") from None
-        return text
-    except (ValueError, RecursionError):
-        raise click.BadParameter(f"{_short(pair)!r} is too long a number, or nested too deep") from None
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        raise click.BadParameter(f"{_short(pair)!r} can't be sent: JSON has no NaN and no infinity") from None
-    return value
-
-
-def _short(pair: str) -> str:
-    return pair if len(pair) <= _SHOWN else pair[:_SHOWN] + "…"

@@ -11,6 +11,7 @@ import click
 from batchq.cli.collect import exit_code, report
 from batchq.cli.enqueue import checked_name, refuse_bad_name
 from batchq.cli.exits import say
+from batchq.cli.limit import LimitsAsked, asked_limits, describe, limit_options, set_limits
 from batchq.cli.options import (
     DURATION,
     HELP_NAMES,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Exit with 3 if any job failed or was cancelled.")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it does not hold results.")
 @request_options
+@limit_options
 @db_option
 def run(
     source: str,
@@ -79,6 +81,7 @@ def run(
     from batchq.producer import run_name
     from batchq.runner import RunnerOptions
 
+    limits = asked_limits(options)
     asked, path = Asked(**options), None if source == "-" else Path(source)
     _spare(out, path, asked.skip_bad)
     name = checked_name(batch, path)
@@ -92,7 +95,7 @@ def run(
         new = replace(unnamed, name=name if batch else run_name(name, unnamed))
         refuse_bad_name(new.name)
         code = run_event_loop(
-            lambda: _enqueue_and_work(settings, survey, new, policy_of(asked), workers, endpoint, runs)
+            lambda: _enqueue_and_work(settings, survey, new, policy_of(asked), limits, workers, endpoint, runs)
         )
     if code:
         say(f"batchq: {new.name} is kept as it is; the same command goes on with it")
@@ -127,6 +130,7 @@ async def _enqueue_and_work(
     survey: Survey,
     new: NewBatch,
     policy: Policy,
+    limits: LimitsAsked,
     workers: dict[str, FoundWorker],
     endpoint: Endpoint,
     options: RunnerOptions,
@@ -139,6 +143,9 @@ async def _enqueue_and_work(
     from batchq.store import open_store
 
     async with await open_store(settings.db, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
+        if limits:
+            lane = await set_limits(store, new.worker, endpoint.base_url, new.model, limits)
+            say(f"batchq: {describe(lane)}")
         done = await enqueue(store, survey, new, whole=True, policy=policy)
         say_policy(done)
         retried = await _retry_what_may_pass(store, done.batch)

@@ -56,6 +56,10 @@ def _lines(name: str, job: Result, attempts: list[Attempt]) -> list[str]:
         lines += ["", "result", _pretty(job.result)]
     if job.error is not None or job.error_class is not None:
         lines += ["", f"error ({job.error_class or 'unknown'})", _indented(job.error or "")]
+    spent = sum(item.cost or 0 for item in attempts)
+    if any(item.cost is not None for item in attempts):
+        guessed = " (estimated)" if any(item.cost_source == "estimate" for item in attempts) else ""
+        lines += ["", f"cost of all attempts {dollars(spent)}{guessed}"]
     if attempts:
         lines += ["", "attempts"]
         lines += ["  " + line for line in table(_ATTEMPTS_HEADER, [_row(item) for item in attempts], left=3)]
@@ -96,6 +100,8 @@ def _as_json(name: str, job: Result, attempts: list[Attempt]) -> dict[str, objec
         "attempts": job.attempts,
         "usage": asdict(job.usage),
         "cost_nano_dollars": job.cost,
+        "cost_source": job.cost_source,
+        "response": _decoded(job.response),
         "log": [asdict(item) for item in attempts],
     }
 

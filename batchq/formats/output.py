@@ -39,6 +39,8 @@ def render_jsonl(result: Result, *, with_prompt: bool) -> str:
     parts.append(f'"attempts":{result.attempts},"usage":{_usage(result.usage, result.cost)}')
     if result.finish_reason is not None:
         parts.append(f'"finish_reason":{_encode(result.finish_reason)}')
+    if result.response is not None:
+        parts.append(f'"response":{_spliced(result.response)}')
     return ",".join(parts) + "}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from batchq.jobs.batch import (
     DEFAULT_CALL_TIMEOUT_MS,
     DEFAULT_MAX_ATTEMPTS,
+    UNKNOWN_COST_ANSWERS,
     Batch,
     BatchState,
     JobState,
@@ -63,6 +64,7 @@ __all__ = [
     "NANO",
     "PROVIDER",
     "SUSPECT_LOSSES",
+    "UNKNOWN_COST_ANSWERS",
     "Answer",
     "Answered",
     "Attempt",

@@ -11,6 +11,9 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 DEFAULT_MAX_ATTEMPTS = 8
 DEFAULT_CALL_TIMEOUT_MS = 300_000
 
+# How many answers may tell no cost, in a batch with a budget, before claiming stops.
+UNKNOWN_COST_ANSWERS = 3
+
 
 class JobState(StrEnum):
     """Where a job stands; `done`, `failed` and `cancelled` are final."""
@@ -84,6 +87,15 @@ class Batch:
     allow_unknown_cost: bool = False
     allow_truncated: bool = False
     keep_response: bool = False
+
+    def has_spent(self, cost: int | None) -> bool:
+        """Whether `cost` nano-dollars use up the budget."""
+        return self.budget is not None and (cost or 0) >= self.budget
+
+    def lacks_costs(self, cost: int | None, unpriced: int) -> bool:
+        """Whether the budget can't be held, since `unpriced` answers told no cost and none told one."""
+        unknown = cost is None and unpriced >= UNKNOWN_COST_ANSWERS
+        return self.budget is not None and not self.allow_unknown_cost and unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,8 @@ class Counts:
 class Lane:
     """What one rate limit covers: worker, base URL and model.
 
-    Limits are per minute; None where none is configured. `learned_rpm` is what 429s taught. `in_flight`
+    Limits are per minute; None where none is configured. `burst` is what may start at once, as asked for
+    in `asked_burst` or by default. `learned_rpm` is what 429s taught. `in_flight`
     counts the running calls of its worker and model, at whatever server.
     """
 
@@ -97,6 +98,7 @@ class Lane:
     tpm: float | None = None
     max_inflight: int | None = None
     burst: float | None = None
+    asked_burst: float | None = None
     learned_rpm: float | None = None
     in_flight: int = 0
 

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows
-from batchq.jobs import SUSPECT_LOSSES, Batch, BatchState, Json, Serving, Wants
+from batchq.jobs import SUSPECT_LOSSES, UNKNOWN_COST_ANSWERS, Batch, BatchState, Json, Serving, Wants
 from batchq.schema import CLAIMABLE, batches, jobs, lanes, tallies
 
 BATCHES_PER_EXCHANGE = 8
@@ -91,9 +91,6 @@ _next_expiry = next_time(INFLIGHT)
 
 _lane_name = batches.c.worker + literal(" ") + _serving.c.base_url + literal(" ") + batches.c.model
 _lane_ready_at = func.coalesce(lanes.c.ready_at, 0)
-
-# How many answers may tell no cost, in a batch with a budget, before claiming stops.
-UNKNOWN_COST_ANSWERS = 3
 
 
 def _sum(*counters: str) -> ScalarSelect[int]:

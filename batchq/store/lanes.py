@@ -252,6 +252,7 @@ def _seen(state: LaneState, running: int) -> Lane:
         tpm=state.tpm,
         max_inflight=state.max_inflight,
         burst=state.request_burst if state.rpm is not None else None,
+        asked_burst=state.burst,
         learned_rpm=None if state.learned_rate is None else state.learned_rate * 60,
         in_flight=running,
     )

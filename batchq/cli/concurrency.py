@@ -1,0 +1,50 @@
+"""`batchq concurrency`: how many calls running workers make at once."""
+
+from __future__ import annotations
+
+import click
+
+from batchq.cli.exits import say
+from batchq.cli.options import (
+    HELP_NAMES,
+    MAX_CONCURRENCY,
+    MAX_INTEGER,
+    command_class,
+    database_of,
+    db_option,
+    run_async,
+)
+from batchq.cli.text import plural
+
+
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Change how many calls workers make.")
+@click.argument("calls", type=click.IntRange(1, MAX_CONCURRENCY))
+@click.option("--pid", type=click.IntRange(1, MAX_INTEGER), help="Only the worker with this process id.")
+@click.option("--host", metavar="NAME", help="Only workers on this host.")
+@db_option
+def concurrency(calls: int, *, pid: int | None, host: str | None, db: str | None) -> None:
+    """Let running workers make CALLS calls at once from now on; each takes it over within seconds.
+
+    \b
+    batchq concurrency 32
+    batchq concurrency 4 --pid 4711
+    """
+    from batchq.errors import UsageError
+
+    changed = run_async(lambda: _change(database_of(db), calls, pid, host))
+    if not changed:
+        which = " like that" if pid or host else ""
+        raise UsageError(f"there is no live worker{which}: `batchq status` lists them")
+    say(f"batchq: {plural(changed, 'worker')} will make {plural(calls, 'call')} at once")
+
+
+async def _change(location: str, calls: int, pid: int | None, host: str | None) -> int:
+    from batchq.store import open_store
+
+    async with await open_store(location) as store:
+        chosen = [
+            runner.id
+            for runner in await store.runners()
+            if runner.live and pid in {None, runner.pid} and host in {None, runner.host}
+        ]
+        return await store.set_concurrency(calls, chosen)

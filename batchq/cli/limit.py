@@ -1,0 +1,184 @@
+"""`batchq limit`: what may go through a lane, for all workers together; and the same as options of `enqueue`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from batchq.cli.exits import say
+from batchq.cli.options import HELP_NAMES, MAX_INTEGER, command_class, db_option, run_async, settings_of
+
+if TYPE_CHECKING:
+    from batchq.config import Settings
+    from batchq.jobs import Lane
+    from batchq.pacing import Limits
+    from batchq.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Amount(click.ParamType[float]):
+    """A positive number, or `none` for no limit, as 0."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Return the number; 0 stands for `none`."""
+        if str(value).strip().lower() == "none":
+            return 0.0
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number; write 600, or none for no limit", param, ctx)
+        if not 0 < number <= MAX_INTEGER:
+            self.fail(f"{value!r} is not between 0 and {MAX_INTEGER:,}; `none` is no limit", param, ctx)
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsAsked:
+    """What limit options say; None was not given and stays as it is, 0 is no limit."""
+
+    rpm: float | None = None
+    tpm: float | None = None
+    max_inflight: float | None = None
+    burst: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any was given."""
+        return any(value is not None for value in (self.rpm, self.tpm, self.max_inflight, self.burst))
+
+    def over(self, lane: Lane) -> Limits:
+        """Return the limits of a lane that has others, with these in their places."""
+        from batchq.pacing import Limits
+
+        def chosen(asked: float | None, present: float | None) -> float | None:
+            return (present if asked is None else asked) or None
+
+        in_flight = chosen(self.max_inflight, lane.max_inflight)
+        return Limits(
+            chosen(self.rpm, lane.rpm),
+            chosen(self.tpm, lane.tpm),
+            None if in_flight is None else max(1, int(in_flight)),
+            chosen(self.burst, lane.asked_burst),
+        )
+
+
+def limit_options(command: F) -> F:
+    """Add the options that make a `LimitsAsked`."""
+    options = (
+        click.option("--rpm", type=Amount(), help="Requests per minute, or none."),
+        click.option("--tpm", type=Amount(), help="Tokens per minute, in and out together, or none."),
+        click.option("--max-inflight", type=Amount(), help="Calls at once, or none."),
+        click.option(
+            "--burst", type=Amount(), help="Requests that --rpm lets start at once.  [default: 2, or 0.1 s worth]"
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def asked_limits(options: dict[str, Any]) -> LimitsAsked:
+    """Take the limits out of a command's options. Raises a usage error for what can't be one."""
+    limits = LimitsAsked(**{field.name: options.pop(field.name) for field in fields(LimitsAsked)})
+    if limits.max_inflight is not None and limits.max_inflight % 1:
+        raise click.UsageError("--max-inflight counts calls: a whole number")
+    if limits.burst is not None and 0 < limits.burst < 1:
+        raise click.UsageError("--burst must let one call start at least")
+    return limits
+
+
+@click.command(
+    cls=command_class(),
+    context_settings=HELP_NAMES,
+    short_help="Limit a model's rate, for all workers together.",
+)
+@click.argument("model")
+@limit_options
+@click.option("--worker", default="openrouter", show_default=True, metavar="NAME", help="The worker that calls it.")
+@click.option("--endpoint", default="default", show_default=True, metavar="NAME", help="The server, by its name.")
+@click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
+@click.option("--forget", is_flag=True, help="Forget the rate that 429s have taught.")
+@db_option
+def limit(
+    model: str,
+    *,
+    worker: str,
+    endpoint: str,
+    base_url: str | None,
+    forget: bool,
+    db: str | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Set what MODEL may be asked, by all worker processes on this queue together; show it without options.
+
+    Workers heed it from their next claim on. What is not named stays as it is; `none` lifts a limit.
+
+    \b
+    batchq limit openai/gpt-4o-mini --rpm 600 --tpm 200000
+    batchq limit openai/gpt-4o-mini --max-inflight none
+    """
+    from batchq.worker import worker_name
+
+    limits = asked_limits(options)
+    settings = settings_of(db=db, base_url=base_url)
+    url = settings.require_endpoint(endpoint).base_url
+    lane = run_async(lambda: _limit(settings.db, worker_name(worker), url, model, limits, forget=forget))
+    say(f"batchq: {describe(lane)}")
+
+
+async def _limit(location: str, worker: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool) -> Lane:
+    from batchq.store import open_store
+
+    async with await open_store(location, create=bool(asked)) as store:
+        return await set_limits(store, worker, base_url, model, asked, forget=forget)
+
+
+async def set_limits(
+    store: Store, worker: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool = False
+) -> Lane:
+    """Give a lane the limits that were asked for, over those that it has."""
+    from batchq.jobs import Lane
+
+    key = (worker, base_url, model)
+    known = {(lane.worker, lane.base_url, lane.model): lane for lane in await store.lanes()}
+    present = known.get(key) or Lane(worker, base_url, model, None, None, None, None)
+    if not asked and not forget:
+        return present
+    return await store.set_limits(worker, base_url, model, asked.over(present), forget=forget)
+
+
+def lane_url(settings: Settings, endpoint: str, limits: LimitsAsked) -> str:
+    """Return the server whose lane is limited. Raises UsageError where limits name one that is not known here."""
+    from batchq.errors import UsageError
+
+    found = settings.endpoint(endpoint)
+    if found is None and limits:
+        raise UsageError(f"its limits can't be set: {settings.unknown_endpoint(endpoint)}")
+    return "" if found is None else found.base_url
+
+
+def describe(lane: Lane) -> str:
+    """Return a lane with its limits in one line."""
+    from batchq.waiting import lane_label
+
+    parts = limits_of(lane) or ["no limit"]
+    return f"{lane_label(lane)}: {', '.join(parts)}"
+
+
+def limits_of(lane: Lane) -> list[str]:
+    """Return what limits a lane, configured or learned."""
+    parts = []
+    if lane.rpm is not None:
+        parts.append(f"{lane.rpm:,.6g} requests/min (bursts of {lane.burst:,.3g})")
+    if lane.tpm is not None:
+        parts.append(f"{lane.tpm:,.6g} tokens/min")
+    if lane.max_inflight is not None:
+        parts.append(f"{lane.max_inflight:,} in flight")
+    if lane.learned_rpm is not None:
+        parts.append(f"learned {lane.learned_rpm:,.3g} requests/min")
+    return parts

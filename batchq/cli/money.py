@@ -1,0 +1,83 @@
+"""Dollars on the command line, and `batchq budget`."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchq.cli.exits import say
+from batchq.cli.options import HELP_NAMES, command_class, command_line, database_of, db_option, run_async
+from batchq.cli.text import dollars
+
+if TYPE_CHECKING:
+    from batchq.jobs import Progress
+
+_NANO = 1_000_000_000
+_MOST = 1_000_000_000
+
+
+class Dollars(click.ParamType[int]):
+    """An amount like 5, 5.00 or $5, as nano-dollars."""
+
+    name = "dollars"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Return nano-dollars."""
+        if isinstance(value, int):
+            return value
+        try:
+            amount = Decimal(str(value).strip().removeprefix("$"))
+        except InvalidOperation:
+            self.fail(f"{value!r} is not an amount of dollars; write 5 or 0.50", param, ctx)
+        if not amount.is_finite() or not 0 < amount <= _MOST:
+            self.fail(f"{value!r} is not an amount between 0 and {_MOST:,} dollars", param, ctx)
+        nano = round(amount * _NANO)
+        if not nano:
+            self.fail(f"{value!r} is less than a billionth of a dollar", param, ctx)
+        return nano
+
+
+DOLLARS = Dollars()
+
+
+@click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Show or change what a batch may cost.")
+@click.argument("name")
+@click.argument("amount", required=False, metavar="[DOLLARS|none]")
+@db_option
+def budget(name: str, amount: str | None, *, db: str | None) -> None:
+    """Show what the batch NAME has cost and may cost; with DOLLARS, change that; with `none`, lift it.
+
+    \b
+    batchq budget demo
+    batchq budget demo 10
+    """
+    wanted = None if amount in {None, "none"} else DOLLARS.convert(amount, None, None)
+    progress = run_async(lambda: _budget(database_of(db), name, wanted, change=amount is not None))
+    say(f"batchq: {name}: {spent_of(progress)}")
+    batch = progress.batch
+    if batch.budget is not None and (progress.cost or 0) >= batch.budget and not progress.finished:
+        say(f"batchq: nothing of it starts any more; {command_line('budget', name, 'DOLLARS', db=db)} raises it")
+
+
+async def _budget(location: str, name: str, wanted: int | None, *, change: bool) -> Progress:
+    from batchq.store import open_store
+
+    async with await open_store(location) as store:
+        batch = await store.batch(name)
+        if change:
+            await store.update_policy(batch, {"budget": wanted})
+        return await store.progress(name)
+
+
+def spent_of(progress: Progress) -> str:
+    """Say what a batch has cost, how sure that is, and what it may cost."""
+    parts = [f"cost {dollars(progress.cost) if progress.cost is not None else 'unknown'}"]
+    if progress.estimated:
+        parts.append(f"{dollars(progress.estimated)} of it estimated")
+    if progress.unpriced:
+        parts.append(f"{progress.unpriced:,} answers told no cost")
+    budget = progress.batch.budget
+    parts.append("no budget" if budget is None else f"budget {dollars(budget)}")
+    return ", ".join(parts)

@@ -1,0 +1,207 @@
+"""What `batchq status` shows: a queue at one moment, as lines for people or as JSON."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from batchq.cli.limit import limits_of
+from batchq.cli.text import dollars, one_line, plural, table
+
+if TYPE_CHECKING:
+    from batchq.jobs import ErrorGroup, Lane, Progress, RunnerInfo
+
+_HEADER = ("batch", "state", "jobs", "done", "failed", "in flight", "ended", "tokens", "cost")
+_SHOWN_ERRORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The queue at one moment; `older` counts finished batches that are left out, `errors` are by batch."""
+
+    database: str
+    batches: tuple[Progress, ...]
+    older: int
+    runners: tuple[RunnerInfo, ...]
+    lanes: tuple[Lane, ...]
+    errors: Mapping[str, tuple[ErrorGroup, ...]]
+    now: int
+
+
+def lines_of(found: Status) -> list[str]:
+    """Return a status as lines; what came from outside may still hold control characters."""
+    from batchq.waiting import why_waiting
+
+    lines = [f"database {found.database}", ""]
+    if found.batches:
+        lines += table(_HEADER, [_row(progress) for progress in found.batches], left=2)
+    else:
+        lines.append("no batches yet")
+    if found.older:
+        lines.append(f"and {plural(found.older, 'older batch')} that ended")
+    for progress in found.batches:
+        if why := why_waiting(progress, found.database):
+            lines += ["", f"{one_line(progress.batch.name, 60)} waits: {one_line(why, 500)}"]
+    lines += _spend_lines(found) + _error_lines(found)
+    lines += ["", f"{plural(len(found.runners), 'live worker')}"]
+    lines += [
+        f"  {one_line(runner.host, 60)} pid {runner.pid}: {runner.in_flight} of {runner.concurrency} calls,"
+        f" serves {one_line(runner.serves, 100)}"
+        for runner in found.runners
+    ]
+    shown = [line for lane in found.lanes if (line := _lane_line(lane, found.now))]
+    return lines + (["", "lanes", *shown] if shown else [])
+
+
+def json_of(found: Status) -> dict[str, object]:
+    """Return a status as a machine reads it: money in nano-dollars, times in ms."""
+    from batchq.waiting import why_waiting
+
+    return {
+        "database": found.database,
+        "batches": [_batch_json(progress, found) | {"waiting": why_waiting(progress, found.database)}
+                    for progress in found.batches],
+        "models": [
+            {"model": model, "cost_nano_dollars": spend.cost, "estimated_nano_dollars": spend.estimated,
+             "unpriced": spend.unpriced, "input_tokens": spend.input_tokens, "output_tokens": spend.output_tokens}
+            for model, spend in _by_model(found).items()
+        ],
+        "older_batches": found.older,
+        "workers": [asdict(runner) for runner in found.runners],
+        "lanes": [asdict(lane) for lane in found.lanes],
+    }  # fmt: skip
+
+
+def state_of(progress: Progress) -> str:
+    """Return one word for where a batch stands."""
+    state = progress.batch.state.value
+    if state != "open":
+        return state
+    if progress.finished:
+        return "finished"
+    if progress.batch.sealed_at is None:
+        return "adding" if progress.enqueueing else "incomplete"
+    if progress.counts.inflight:
+        return "running"
+    if progress.batch.has_spent(progress.cost):
+        return "over budget"
+    return "halted" if any(lane.halted_at is not None for lane in progress.lanes) else "waiting"
+
+
+def _row(progress: Progress) -> tuple[str, ...]:
+    counts, usage = progress.counts, progress.usage
+    percent = f"{100 * counts.final / counts.total:.0f}%" if counts.total else "-"
+    return (
+        progress.batch.name,
+        state_of(progress),
+        f"{counts.total:,}",
+        f"{counts.done:,}",
+        f"{counts.failed:,}",
+        f"{counts.inflight:,}",
+        percent,
+        f"{(usage.input_tokens or 0) + (usage.output_tokens or 0):,}",
+        _cost(progress.cost, progress.estimated),
+    )
+
+
+def _cost(cost: int | None, estimated: int) -> str:
+    return f"~{dollars(cost)}" if estimated else dollars(cost)
+
+
+@dataclass(slots=True)
+class _Spend:
+    """What the batches of one model came to."""
+
+    batches: int = 0
+    cost: int | None = None
+    estimated: int = 0
+    unpriced: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+def _by_model(found: Status) -> dict[str, _Spend]:
+    models: defaultdict[str, _Spend] = defaultdict(_Spend)
+    for progress in found.batches:
+        spend = models[progress.batch.model]
+        spend.batches += 1
+        if progress.cost is not None:
+            spend.cost = (spend.cost or 0) + progress.cost
+        spend.estimated += progress.estimated
+        spend.unpriced += progress.unpriced
+        spend.input_tokens += progress.usage.input_tokens or 0
+        spend.output_tokens += progress.usage.output_tokens or 0
+    return dict(models)
+
+
+def _spend_lines(found: Status) -> list[str]:
+    lines = [
+        f"  {one_line(progress.batch.name, 60)}: {dollars(progress.cost) if progress.cost is not None else 'unknown'}"
+        f" of a budget of {dollars(progress.batch.budget)}"
+        for progress in found.batches
+        if progress.batch.budget is not None
+    ]
+    models = {name: spend for name, spend in _by_model(found).items() if spend.cost is not None or spend.unpriced}
+    for name, spend in models.items():
+        told = f"; {plural(spend.unpriced, 'answer')} told no cost" if spend.unpriced else ""
+        guessed = f", {dollars(spend.estimated)} of it estimated" if spend.estimated else ""
+        lines.append(
+            f"  {one_line(name, 60) or 'no model'}: {dollars(spend.cost) if spend.cost is not None else 'cost unknown'}"
+            f"{guessed}, {spend.input_tokens:,} tokens in, {spend.output_tokens:,} out{told}"
+        )
+    return ["", "spend", *lines] if lines else []
+
+
+def _error_lines(found: Status) -> list[str]:
+    lines: list[str] = []
+    for name, groups in found.errors.items():
+        lines += ["", f"errors of {one_line(name, 60)}"]
+        lines += [
+            f"  {group.count:,} {one_line(group.error_class, 40)}, e.g. position {group.example_position}:"
+            f" {one_line(group.example)}"
+            for group in groups[:_SHOWN_ERRORS]
+        ]
+        if len(groups) > _SHOWN_ERRORS:
+            lines.append(f"  and {plural(len(groups) - _SHOWN_ERRORS, 'class')} more")
+    return lines
+
+
+def _lane_line(lane: Lane, now: int) -> str | None:
+    """Return what there is to say of a lane; None where nothing limits or keeps it."""
+    from batchq.waiting import clock, lane_label
+
+    state = []
+    if lane.halted_at is not None:
+        state.append(f"halted since {clock(lane.halted_at)}: {one_line(lane.reason or 'no reason given')}")
+        state.append(f"tried again at {clock(lane.probe_at)}")
+    elif (lane.paused_until or 0) > now:
+        state.append(f"throttled until {clock(lane.paused_until)}: {one_line(lane.reason or 'no reason given')}")
+    limits = limits_of(lane)
+    if not state and not limits:
+        return None
+    return f"  {lane_label(lane)}: {'; '.join([*state, *limits, f'{lane.in_flight:,} in flight now'])}"
+
+
+def _batch_json(progress: Progress, found: Status) -> dict[str, object]:
+    return {
+        "name": progress.batch.name,
+        "state": state_of(progress),
+        "worker": progress.batch.worker,
+        "endpoint": progress.batch.endpoint,
+        "model": progress.batch.model,
+        "total": progress.counts.total,
+        **asdict(progress.counts),
+        "finished": progress.finished,
+        "sealed": progress.batch.sealed_at is not None,
+        "usage": asdict(progress.usage),
+        "cost_nano_dollars": progress.cost,
+        "estimated_nano_dollars": progress.estimated,
+        "unpriced": progress.unpriced,
+        "budget_nano_dollars": progress.batch.budget,
+        "attempts": progress.attempts,
+        "losses": progress.losses,
+        "throttles": progress.throttles,
+        "errors": [asdict(group) for group in found.errors.get(progress.batch.name, ())],
+    }
