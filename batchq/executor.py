@@ -204,7 +204,7 @@ def _steered(batch: Batch, decision: steering.Steer) -> Outcome:
         case steering.Throttled(after=after):
             return Throttled(reason, _seconds(after), answer)
         case steering.Halt():
-            return Halted(reason)
+            return Halted(reason, answer)
         case steering.RetryLater(after=after, at_most=at_most):
             return Retry(reason, _seconds(after), answer, at_most if isinstance(at_most, int) else None)
         case _:

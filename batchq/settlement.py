@@ -22,8 +22,8 @@ from batchq.pacing import asked_ms, delay_ms
 # Why a request can't succeed however often it is made: `run` does not try these again.
 REFUSED_CLASSES = frozenset(
     {
-        "bad_request", "bad_result", "bad_row", "content_filter", "moderation", "refused", "rejected",
-        "too_expensive", "too_large", "truncated", "unstorable", "worker_died",
+        "bad_image", "bad_request", "bad_result", "bad_row", "content_filter", "context_length", "moderation",
+        "refused", "rejected", "too_expensive", "too_large", "truncated", "unstorable", "worker_died",
     }
 )  # fmt: skip
 
@@ -74,9 +74,11 @@ def settle(ended: Ended) -> Settlement:
                 ended, "throttled", JobState.PENDING, charged=False, throttled=True,
                 reason=reason, answer=answer, pause_ms=asked_ms(after),
             )  # fmt: skip
-        case Halted(reason):
+        case Halted(reason, answer):
             # Behind all that is due: what halts a lane may be the matter of this one job.
-            return Settlement(ended, "halted", JobState.PENDING, 1, charged=False, reason=reason, halt=True)
+            return Settlement(
+                ended, "halted", JobState.PENDING, 1, charged=False, reason=reason, answer=answer, halt=True
+            )
         case Released():
             return Settlement(ended, "released", JobState.PENDING, charged=False)
         case _ as unreachable:

@@ -68,7 +68,7 @@ NO_COSTS = "it has a budget, but its provider tells no cost, and no price is kno
 
 def over_budget(batch: Batch, cost: int | None) -> str:
     """Say that a batch has spent its budget."""
-    return f"the budget is spent (${(cost or 0) / NANO:,.4f} of ${(batch.budget or 0) / NANO:,.2f})"
+    return f"the budget is spent (${(cost or 0) / NANO:,.4f} of ${(batch.budget or 0) / NANO:,.4f})"
 
 
 def _why_unserved(progress: Progress, database: str) -> str | None:

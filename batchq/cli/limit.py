@@ -178,7 +178,7 @@ def limits_of(lane: Lane) -> list[str]:
     if lane.tpm is not None:
         parts.append(f"{lane.tpm:,.6g} tokens/min")
     if lane.max_inflight is not None:
-        parts.append(f"{lane.max_inflight:,} in flight")
+        parts.append(f"at most {lane.max_inflight:,} in flight")
     if lane.learned_rpm is not None:
         parts.append(f"learned {lane.learned_rpm:,.3g} requests/min")
     return parts

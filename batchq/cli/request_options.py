@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -212,7 +212,7 @@ def _new_batch(asked: Asked) -> NewBatch:
 def _read_schema(path: Path) -> dict[str, Json]:
     """Read a JSON Schema; raise UsageError, with the place, for what is none."""
     from batchq.errors import UsageError
-    from batchq.structured import UnusableSchema, schema_of
+    from batchq.structured import UnusableSchema, check_schema
 
     try:
         schema: Json = json.loads(path.read_text(encoding="utf-8"))
@@ -223,9 +223,10 @@ def _read_schema(path: Path) -> dict[str, Json]:
     except (ValueError, RecursionError):
         raise UsageError(f"{path} can't be read as a schema: it is not UTF-8 text, or nested too deep") from None
     try:
-        return schema_of(schema if isinstance(schema, dict) else {"": schema})
+        check_schema(schema)
     except UnusableSchema as error:
         raise UsageError(f"{path} is no schema that answers can be held to: {error}") from None
+    return cast("dict[str, Json]", schema)
 
 
 def _model_needs(worker: str) -> tuple[bool, bool]:

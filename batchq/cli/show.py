@@ -57,7 +57,7 @@ def _lines(name: str, job: Result, attempts: list[Attempt]) -> list[str]:
     if job.error is not None or job.error_class is not None:
         lines += ["", f"error ({job.error_class or 'unknown'})", _indented(job.error or "")]
     spent = sum(item.cost or 0 for item in attempts)
-    if any(item.cost is not None for item in attempts):
+    if len(attempts) > 1 and any(item.cost is not None for item in attempts):
         guessed = " (estimated)" if any(item.cost_source == "estimate" for item in attempts) else ""
         lines += ["", f"cost of all attempts {dollars(spent)}{guessed}"]
     if attempts:

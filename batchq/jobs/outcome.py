@@ -115,6 +115,7 @@ class Halted:
     """Nothing in this lane can succeed until its cause is gone; the attempt is refunded."""
 
     reason: Reason
+    answer: Answered | None = None
 
 
 @dataclass(frozen=True, slots=True)
