@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts.benchmarks import calls, enqueue, memory, queue, scale, startup
+from scripts.benchmarks import calls, enqueue, limits, memory, queue, scale, startup, storm
 from scripts.benchmarks.sizes import DEFAULT, QUICK, SCALE, Plan, Sizes
 from scripts.benchmarks.table import Row, markdown, plain
 
@@ -27,6 +27,8 @@ MEASURES: dict[str, Callable[[Plan], list[Row]]] = {
     "memory": memory.measure,
     "processes": queue.measure_processes,
     "startup": startup.measure,
+    "limits": limits.measure,
+    "storm": storm.measure,
 }
 
 

@@ -27,6 +27,12 @@ class Sizes:
     small_batch: int = 50_000
     large_batch: int = 100_000
     starts: int = 9
+    # 0: leave the longer runs out.
+    long_limited_jobs: int = 600
+    further_limiters: bool = True
+    minute_jobs: int = 720
+    storm_jobs: int = 600
+    storm_retry_afters: tuple[float, ...] = (1.0, 0.5)
 
 
 DEFAULT = Sizes()
@@ -46,6 +52,11 @@ QUICK = Sizes(
     small_batch=1_000,
     large_batch=5_000,
     starts=3,
+    long_limited_jobs=0,
+    further_limiters=False,
+    minute_jobs=200,
+    storm_jobs=120,
+    storm_retry_afters=(0.5,),
 )
 SCALE = Sizes(finished_rows=5_000_000, waiting_rows=1_000_000, small_batch=100_000, large_batch=1_000_000)
 

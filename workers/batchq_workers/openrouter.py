@@ -73,7 +73,9 @@ def _caller(
     import aiohttp
     import httpx2
 
-    headers = httpx2.Headers({name: value for name, value in client.default_headers.items() if isinstance(value, str)})
+    # The key is in auth_headers only; the SDK adds it where it builds a request.
+    told = {**client.default_headers, **client.auth_headers}
+    headers = httpx2.Headers({name: value for name, value in told.items() if isinstance(value, str)})
     urls: dict[str, httpx2.URL] = {}
     encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
     prices = Prices(endpoint.base_url, endpoint.prices)
