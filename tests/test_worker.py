@@ -120,6 +120,46 @@ def test_a_missing_key_is_named_before_anything_is_called():
     find_worker("echo").check(Endpoint("far", "https://api.example.com/v1"))
 
 
+def test_attribution_goes_to_openrouter_only(monkeypatch, tmp_path):
+    from batchq.config import load_settings
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCHQ_APP_URL", "https://labels.example")
+    monkeypatch.setenv("OPENROUTER_APP_TITLE", "Labels")
+    told = (("HTTP-Referer", "https://labels.example"), ("X-OpenRouter-Title", "Labels"))
+    assert load_settings().endpoint("default").headers == told
+    assert load_settings(base_url="https://api.example.com/v1").endpoint("default").headers == ()
+
+
+def test_a_call_carries_its_key_and_the_headers_of_its_endpoint():
+    heard = []
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def answer():
+            connection, _ = server.accept()
+            heard.append(connection.recv(100_000).decode().lower())
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+
+        async def main():
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+            endpoint = Endpoint("default", url, "sk-the-key", (("X-OpenRouter-Title", "Labels"),))
+            async with find_worker("openrouter").open(endpoint) as handler:
+                with pytest.raises(RetryLater):
+                    await handler(Request("hi", {"messages": []}, "/v1/chat/completions", "m", {}, "b", 0, None, 1))
+
+        asyncio.run(main())
+        thread.join()
+    assert "post /v1/chat/completions http/1.1" in heard[0]
+    assert "authorization: bearer sk-the-key\r\n" in heard[0]
+    assert "x-openrouter-title: labels\r\n" in heard[0]
+    assert "openai-organization" not in heard[0]
+
+
 def failure_at(base_url):
     """What the openrouter worker raises when it calls a server that gives no answer."""
 
