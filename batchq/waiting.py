@@ -107,6 +107,10 @@ def _why_lane(progress: Progress, database: str) -> str | None:
         lane = max(throttled, key=lambda found: found.paused_until or 0)
         until = clock(lane.paused_until)
         return f"throttled until {until} at {lane_label(lane)}: {lane.reason or 'no reason given'}"
+    kept = [lane for lane in progress.lanes if lane.ready_at > progress.now]
+    if kept:
+        lane = max(kept, key=lambda found: found.ready_at)
+        return f"its limit lets the next call start at {clock(lane.ready_at)} at {lane_label(lane)}"
     return None
 
 

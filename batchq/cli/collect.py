@@ -18,7 +18,7 @@ from batchq.cli.options import (
     run_async,
     settings_of,
 )
-from batchq.cli.text import dollars, one_line, plural
+from batchq.cli.text import one_line, plural, told_cost
 
 if TYPE_CHECKING:
     from batchq.coordinator import Collected
@@ -97,7 +97,7 @@ def report(collected: Collected, out: Path | None, db: str | None) -> None:
     if usage.input_tokens or usage.output_tokens:
         parts.append(f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out")
     if collected.progress.cost:
-        parts.append(dollars(collected.progress.cost))
+        parts.append(told_cost(collected.progress))
     where = f"; wrote {plural(counts.total, 'line')} to {out}" if out is not None else ""
     say(f"batchq: {name}: {', '.join(parts)}{where}")
     for group in collected.errors:

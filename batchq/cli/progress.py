@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchq.cli.exits import say
 from batchq.cli.options import is_terminal
-from batchq.cli.text import dollars, duration, one_line
+from batchq.cli.text import duration, one_line, told_cost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -135,5 +135,5 @@ def numbers(progress: Progress, pace: Pace) -> str:
     if tokens := (usage.input_tokens or 0) + (usage.output_tokens or 0):
         parts.append(f"{tokens:,} tokens")
     if progress.cost:
-        parts.append(dollars(progress.cost))
+        parts.append(told_cost(progress))
     return ", ".join(parts)

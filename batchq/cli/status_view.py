@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from batchq.cli.limit import limits_of
-from batchq.cli.text import dollars, one_line, plural, table
+from batchq.cli.text import dollars, one_line, plural, table, told_cost
 
 if TYPE_CHECKING:
     from batchq.jobs import ErrorGroup, Lane, Progress, RunnerInfo
@@ -102,12 +102,8 @@ def _row(progress: Progress) -> tuple[str, ...]:
         f"{counts.inflight:,}",
         percent,
         f"{(usage.input_tokens or 0) + (usage.output_tokens or 0):,}",
-        _cost(progress.cost, progress.estimated),
+        told_cost(progress),
     )
-
-
-def _cost(cost: int | None, estimated: int) -> str:
-    return f"~{dollars(cost)}" if estimated else dollars(cost)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchq.jobs import Progress
 
 _KEPT = {"\n", "\t"}
 _NANO = 1_000_000_000
@@ -40,6 +44,11 @@ def dollars(nano: int | None) -> str:
     if nano is None:
         return "-"
     return "<$0.0001" if 0 < nano < _LEAST_SHOWN else f"${nano / _NANO:,.4f}"
+
+
+def told_cost(progress: Progress) -> str:
+    """Return what a batch has cost, marked where some of it is an estimate."""
+    return f"~{dollars(progress.cost)}" if progress.estimated else dollars(progress.cost)
 
 
 def duration(seconds: float) -> str:

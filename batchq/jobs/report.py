@@ -83,7 +83,7 @@ class Lane:
     """What one rate limit covers: worker, base URL and model.
 
     Limits are per minute; None where none is configured. `burst` is what may start at once, as asked for
-    in `asked_burst` or by default. `learned_rpm` is what 429s taught. `in_flight`
+    in `asked_burst` or by default. `learned_rpm` is what 429s taught, `ready_at` when a call may start. `in_flight`
     counts the running calls of its worker and model, at whatever server.
     """
 
@@ -101,6 +101,7 @@ class Lane:
     asked_burst: float | None = None
     learned_rpm: float | None = None
     in_flight: int = 0
+    ready_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ def claim_share(tx: Transaction, book: LaneBook, due: Sequence[AnyRow], share: S
 def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, share: Share, tally: Tally) -> list[Claim]:
     """Claim up to `wanted` jobs of a batch, as far as its lane and its budget have room, and draw on both."""
     window, own = book.room(row.lane), share.rooms.get(row.lane)
-    most = min(wanted, *(room for room in (window, own, row.tasters) if room is not None), wanted)
+    most = min([wanted, *(room for room in (window, own, row.tasters) if room is not None)])
     if most <= 0:
         return []
     taken = _claim_from(tx, row, most, share, tally)

@@ -53,10 +53,11 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
     """Look for work without the write lock; None when there is some to claim."""
     if request.wants.slots <= 0:
         return Exchanged(tx.now)
-    offer = _find_offer(tx, LaneBook(tx), request, suspects=not request.holds_suspect)
+    book = LaneBook(tx)
+    offer = _find_offer(tx, book, request, suspects=not request.holds_suspect)
     if any(row.opened and (row.due or request.expired_too) for row in offer.due):
         return None
-    return Exchanged(tx.now, unopened=unopened(offer.due), wake_in_ms=_wake_in_ms(tx, request, offer))
+    return Exchanged(tx.now, unopened=unopened(offer.due), wake_in_ms=_wake_in_ms(tx, book, request, offer))
 
 
 def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
@@ -83,7 +84,7 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
         claims += taken
         book.save()  # before the next time is asked for
         if len(taken) < slots:
-            wake_in_ms = _wake_in_ms(tx, request, offer)
+            wake_in_ms = _wake_in_ms(tx, book, request, offer)
         if wake_in_ms is not None and offer.due and not taken:
             wake_in_ms = max(wake_in_ms, LOOK_AGAIN_MS)
     book.save()
@@ -96,7 +97,7 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """Batches with work that may start now, and the lanes that no more work can start in at this moment."""
+    """Batches with work that may start now, and the lanes in which none can start at this moment."""
 
     due: Sequence[AnyRow]
     shut: frozenset[str]
@@ -110,10 +111,13 @@ def _find_offer(tx: Transaction, book: LaneBook, request: ExchangeRequest, *, su
         due = find_due(tx, request.wants, suspects=suspects, shut=shut)
         book.read(row.lane for row in due)
         full = {row.lane for row in due if book.room(row.lane) == 0}
+        shut |= full
         if not full or len(due) < BATCHES_PER_EXCHANGE:
             return _Offer([row for row in due if row.lane not in full], frozenset(shut), suspects)
-        shut |= full
 
 
-def _wake_in_ms(tx: Transaction, request: ExchangeRequest, offer: _Offer) -> int | None:
-    return next_wake_ms(tx, request.wants, suspects=offer.suspects, expired_too=request.expired_too, shut=offer.shut)
+def _wake_in_ms(tx: Transaction, book: LaneBook, request: ExchangeRequest, offer: _Offer) -> int | None:
+    """Return when to look again; a lane that is full of calls says nothing, since whoever ends one commits that."""
+    waits = [wait for lane in offer.shut if (wait := book.wait_ms(lane)) > 0]
+    due = next_wake_ms(tx, request.wants, suspects=offer.suspects, expired_too=request.expired_too, shut=offer.shut)
+    return min(waits + ([] if due is None else [due]), default=None)

@@ -89,6 +89,11 @@ class LaneBook:
             self._awake[name] = self._wake(name)
         return self._awake[name]
 
+    def wait_ms(self, name: str) -> int:
+        """Return how long a lane that was asked for has to wait, as far as time decides it."""
+        state = self._states.get(name)
+        return 0 if state is None else lane.ready_at(state, self._tx.now) - self._tx.now
+
     def draw(self, name: str, calls: int, wanted: int) -> None:
         """Note that calls start in a lane; `room` must have been asked before."""
         state = self.get(name)
@@ -253,6 +258,7 @@ def _seen(state: LaneState, running: int) -> Lane:
         max_inflight=state.max_inflight,
         burst=state.request_burst if state.rpm is not None else None,
         asked_burst=state.burst,
+        ready_at=state.ready_at,
         learned_rpm=None if state.learned_rate is None else state.learned_rate * 60,
         in_flight=running,
     )
