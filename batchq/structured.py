@@ -58,6 +58,9 @@ def check_schema(schema: Json) -> None:
         raise UnusableSchema(f"{_place(error.absolute_path)}{error.message[:_SHOWN]}") from None
     except RecursionError:
         raise UnusableSchema("it is nested too deep") from None
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            raise UnusableSchema(f"it refers to {reference!r}: put what that is into it, under $defs")
     if schema.get("type", "object") != "object":
         raise UnusableSchema(f"its type is {schema['type']!r}; providers take objects only: wrap it in one")
 
@@ -100,14 +103,29 @@ def _problems(schema_text: str, value: Json) -> Iterator[str]:
             yield f"the answer does not fit the schema: {_place(error.absolute_path)}{error.message[:_SHOWN]}"
     except RecursionError:
         yield "the answer is nested too deep"
+    except Exception as error:  # noqa: BLE001 - a schema that nobody checked, e.g. with a reference to nothing
+        yield f"the answer can't be held to the schema: {error}"[:_SHOWN]
 
 
 @lru_cache(maxsize=64)
 def _validator(schema_text: str) -> Validator:
     from jsonschema.validators import validator_for
+    from referencing import Registry
 
     schema = json.loads(schema_text)
-    return validator_for(schema)(schema)
+    # A registry of its own: the default one fetches what a schema refers to from wherever that is.
+    return validator_for(schema)(schema, registry=Registry())
+
+
+def _references(schema: Json) -> Iterator[str]:
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _references(item)
+    elif isinstance(schema, dict):
+        for name, value in schema.items():
+            if name in {"$ref", "$dynamicRef"} and isinstance(value, str):
+                yield value
+            yield from _references(value)
 
 
 def _place(path: Any) -> str:  # noqa: ANN401 - a deque of keys and positions, of a library without types

@@ -84,6 +84,16 @@ def test_a_pydantic_model_is_a_schema():
         schema_of(int)
 
 
+def test_nothing_is_fetched_that_a_schema_refers_to():
+    elsewhere: dict[str, Json] = {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/schema.json"}}}
+    with pytest.raises(UnusableSchema, match="refers to 'http://127"):
+        schema_of(elsewhere)
+    with pytest.raises(SchemaMismatch, match="can't be held to the schema"):
+        hold_to(encode(elsewhere), '{"a": 1}')
+    inside = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
+    assert hold_to(encode(schema_of(inside)), '{"a": 1}') == {"a": 1}
+
+
 @pytest.mark.parametrize("schema", [{"type": "objekt"}, {"type": "string"}, {"properties": 3}])
 def test_what_is_no_schema_of_an_object_is_refused(schema):
     with pytest.raises(UnusableSchema):
