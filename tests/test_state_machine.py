@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 
@@ -254,10 +255,19 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_result_belongs_to_the_attempt_that_held_the_token(self):
+        log = self.arena.log()
         for row in self.arena.jobs().values():
             if row["state"] == "done":
                 assert row["result"] == f'"{row["id"]}/{row["token"]}"'
-                assert row["cost"] == row["token"]
+                assert log[row["id"], row["token"]]["cost"] == row["token"]
+
+    @invariant()
+    def a_job_adds_up_what_was_spent_on_it_in_time(self):
+        spent: Counter[int] = Counter()
+        for (job_id, _token), entry in self.arena.log().items():
+            spent[job_id] += 0 if entry["late"] else entry["cost"] or 0
+        for job_id, row in self.arena.jobs().items():
+            assert (row["cost"] or 0) == spent[job_id]
 
     @invariant()
     def attempts_stay_within_their_limit_and_agree_with_the_log(self):
