@@ -16,7 +16,6 @@ from store_driver import (
     identity,
     job_row,
     log_of,
-    open_queue,
     retry,
     rows,
     states,
@@ -28,22 +27,6 @@ from batchq.pacing import Limits
 from batchq.store import Store
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path, clock):
-    async with await open_queue(tmp_path / "queue.db", clock) as opened:
-        yield opened
 
 
 LANE = ("echo", "http://localhost/v1", "")

@@ -64,27 +64,6 @@ from batchq.store import Store, open_store, operate
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "queue.db"
-
-
-@pytest.fixture
-async def store(path, clock):
-    async with await open_queue(path, clock) as opened:
-        yield opened
-
-
 async def drain(hand: Hand, slots: int = 16) -> list[Claim]:
     """Answer until nothing is due; return the claims in their order."""
     taken: list[Claim] = []
