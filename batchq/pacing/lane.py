@@ -221,17 +221,18 @@ def prove(state: LaneState, epoch: int, now: int) -> LaneState:
     return replace(reopen(state), proved_at=now)
 
 
-def ready_at(state: LaneState, now: int) -> int:
-    """Return when a claim may succeed at the earliest, as far as time decides it."""
+def ready_at(state: LaneState) -> int:
+    """Return when a claim may succeed at the earliest, as far as time decides it: buckets fill from `refilled_at`."""
     times = [state.paused_until or 0]
     if state.halted_at is not None:
         times.append(state.probe_at or 0)
+    since = state.refilled_at
     if state.rpm is not None and state.requests_left < 1:
-        times.append(now + _ceil((1 - state.requests_left) * _EVERY_MS / state.rpm))
+        times.append(since + _ceil((1 - state.requests_left) * _EVERY_MS / state.rpm))
     if state.tpm is not None and state.tokens_left <= 0:
-        times.append(now + _ceil((1 - state.tokens_left) * _EVERY_MS / state.tpm))
+        times.append(since + int(-state.tokens_left * _EVERY_MS / state.tpm) + 1)
     if state.learned_rate is not None and state.cut_at is None and state.learned_left < 1:
-        times.append(now + _ceil((1 - state.learned_left) * 1000 / state.learned_rate))
+        times.append(since + _ceil((1 - state.learned_left) * 1000 / state.learned_rate))
     return max(times)
 
 

@@ -38,21 +38,32 @@ _OPENING_MOST = 1_000.0
 # Growth per call that starts, in calls per second: until the first limit is met, up to the last one, near it.
 _GROW_FIRST, _GROW_BACK, _GROW_NEAR = 1.0, 0.02, 0.004
 _PATIENCE_SECONDS = 10.0
+# A call that starts within so many ms, or calls' worth of time, of the moment it may, has waited for it.
+_PROMPT_MS, _PROMPT_CALLS = 20, 2
 
 
 def refill(state: LaneState, passed: int) -> LaneState:
-    """Return the lane with what its learned rate brings in `passed` ms."""
+    """Return the lane with what its learned rate brings in `passed` ms.
+
+    Time in which nobody wanted more than there was is no part of an episode: it teaches nothing.
+    """
     if state.learned_rate is None:
         return state
+    if not state.saturated:
+        state = replace(state, resumed_at=state.resumed_at + passed)
     most = max(1.0, min(state.learned_rate * BURST_SECONDS, state.learned_burst), state.learned_left)
     return replace(state, learned_left=min(most, state.learned_left + passed / 1000 * state.learned_rate))
 
 
 def draw(state: LaneState, calls: int, wanted: int, now: int) -> LaneState:
-    """Return the lane after `calls` started, a faster one if more had been wanted the last time too."""
+    """Return the lane after `calls` started, a faster one if it was the lane that held them back the last time.
+
+    Who has one free slot never wants more than one call: that it was waited for shows by when it starts.
+    """
     if state.learned_rate is None:
         return state
     rate = state.learned_rate
+    prompt_ms = max(_PROMPT_MS, _PROMPT_CALLS * 1000 / rate)
     if state.saturated and calls and not state.vain_pauses:
         rate += calls * _growth(state, rate, (now - state.resumed_at) / 1000)
     return replace(
@@ -60,7 +71,7 @@ def draw(state: LaneState, calls: int, wanted: int, now: int) -> LaneState:
         learned_rate=rate,
         learned_left=state.learned_left - calls,
         started=state.started + calls,
-        saturated=calls < wanted,
+        saturated=calls < wanted or now - state.ready_at < prompt_ms,
     )
 
 
@@ -106,7 +117,8 @@ def _judge(state: LaneState, rate: float) -> LaneState:
         limit = rate
     slower = max(LOWEST_RATE, limit * (_FEW_BACK if calls < _FEW_CALLS else _BACK))
     # An opening that was not used up was not what was refused.
-    opened = min(state.opening, calls) if state.started >= state.opening else state.opening
+    used_up = state.started >= state.opening or seconds < _SHORTEST_MEASURE
+    opened = min(state.opening, calls) if used_up else state.opening
     return replace(
         state,
         learned_rate=slower,

@@ -193,7 +193,9 @@ def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, sha
     if most <= 0:
         return []
     taken = _claim_from(tx, row, most, share, tally)
-    book.draw(row.lane, len(taken), wanted if own is None else min(wanted, own))
+    # Where fewer were due than there is room for, nobody wanted more.
+    asked = len(taken) if len(taken) < most else wanted if own is None else min(wanted, own)
+    book.draw(row.lane, len(taken), asked)
     if own is not None:
         share.rooms[row.lane] = own - len(taken)
     state = book.get(row.lane)

@@ -92,7 +92,7 @@ class LaneBook:
     def wait_ms(self, name: str) -> int:
         """Return how long a lane that was asked for has to wait, as far as time decides it."""
         state = self._states.get(name)
-        return 0 if state is None else lane.ready_at(state, self._tx.now) - self._tx.now
+        return 0 if state is None else lane.ready_at(state) - self._tx.now
 
     def draw(self, name: str, calls: int, wanted: int) -> None:
         """Note that calls start in a lane; `room` must have been asked before."""
@@ -107,7 +107,7 @@ class LaneBook:
         """Write what has changed."""
         changed = []
         for name, state in self._states.items():
-            ready = replace(state, ready_at=lane.ready_at(state, self._tx.now))
+            ready = replace(state, ready_at=lane.ready_at(state))
             if ready != self._read.get(name):
                 changed.append(ready)
                 self._read[name] = self._states[name] = ready
@@ -239,7 +239,7 @@ def _all_states(tx: Transaction) -> list[LaneState]:
 
 
 def _save(tx: Transaction, states: list[LaneState]) -> None:
-    rows = [asdict(replace(state, ready_at=lane.ready_at(state, tx.now))) for state in states]
+    rows = [asdict(replace(state, ready_at=lane.ready_at(state))) for state in states]
     if rows:
         tx.connection.execute(_SAVE, rows)
 
