@@ -47,12 +47,13 @@ def refill(state: LaneState, passed: int) -> LaneState:
 
     Time in which nobody wanted more than there was is no part of an episode: it teaches nothing.
     """
-    if state.learned_rate is None:
+    rate = state.learned_rate
+    if rate is None:
         return state
-    if not state.saturated:
-        state = replace(state, resumed_at=state.resumed_at + passed)
-    most = max(1.0, min(state.learned_rate * BURST_SECONDS, state.learned_burst), state.learned_left)
-    return replace(state, learned_left=min(most, state.learned_left + passed / 1000 * state.learned_rate))
+    idle = 0 if state.saturated else passed
+    most = max(1.0, min(rate * BURST_SECONDS, state.learned_burst), state.learned_left)
+    left = min(most, state.learned_left + passed / 1000 * rate)
+    return replace(state, learned_left=left, resumed_at=state.resumed_at + idle)
 
 
 def draw(state: LaneState, calls: int, wanted: int, now: int) -> LaneState:
