@@ -93,16 +93,19 @@ def _why_it_moves(found: LiveBatch, now: int) -> str | None:
 
 def _why_it_will_move(found: LiveBatch, lane: Lane | None, now: int) -> str | None:
     batch = found.batch
-    if batch.state is BatchState.PAUSED or batch.has_spent(found.spent):
+    if batch.state is BatchState.PAUSED or found.over_budget:
         return None
     if batch.lacks_costs(found.spent, found.unpriced):
         return None
     if lane is not None:
         ready_at = max(lane.probe_at or 0, lane.paused_until or 0)
         if lane.halted_at is not None and ready_at > now:
-            return None
+            # What halted it may be the matter of one job: the first probe, soon, shows that.
+            return None if lane.vain_probes else f"jobs of {batch.name} wait for a probe of their lane: {lane.reason}"
         if ready_at > now:
             return f"jobs of {batch.name} are throttled: {lane.reason or 'no reason given'}"
+        if lane.ready_at > now:
+            return f"jobs of {batch.name} wait for the limit of their lane"
     if found.leased_until is None and (found.next_due_at or 0) > now:
         return f"jobs of {batch.name} are delayed by an earlier failure"
     return f"jobs of {batch.name} are about to start"
@@ -110,7 +113,7 @@ def _why_it_will_move(found: LiveBatch, lane: Lane | None, now: int) -> str | No
 
 def _why_blocked(found: LiveBatch, lane: Lane | None) -> str:
     batch = found.batch
-    if batch.has_spent(found.spent):
+    if found.over_budget:
         return f"{batch.name}: {over_budget(batch, found.spent)}. To go on: `batchq budget {batch.name} DOLLARS`"
     if batch.lacks_costs(found.spent, found.unpriced):
         return f"{batch.name}: {NO_COSTS}. To go on all the same: `batchq budget {batch.name} none`"

@@ -19,6 +19,9 @@ from batchq.jobs import (
 )
 from batchq.pacing import asked_ms, delay_ms
 
+# The class of a stored row that can't be read: nothing was sent.
+BAD_ROW = "bad_row"
+
 # Why a request can't succeed however often it is made: `run` does not try these again.
 REFUSED_CLASSES = frozenset(
     {
@@ -27,8 +30,10 @@ REFUSED_CLASSES = frozenset(
     }
 )  # fmt: skip
 
-# A job that halts its lane so often, though answers came through meanwhile, is its own cause.
+# A job that halts its lane so often, though answers came through meanwhile, is its own cause. Not with these
+# classes of error: they are the account's affair, or that of one worker's key among others.
 MOST_HALTS = 3
+_OF_THE_ACCOUNT = frozenset({"bad_key", "no_credit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Settlement:
     `state` is where the job goes, `delay_ms` how long a pending one waits, `charged` whether the
     attempt counts. `throttled` and `halt` act on the lane, `pause_ms` is the time that the provider
     named; `proves_lane` says that an answer came through, which reopens a halted lane. `blamed` marks
-    the job whose answer halted a lane that was open, or a probe's.
+    the job whose answer halted a lane that was open, or a probe's, `unsent` one that never reached its worker.
     """
 
     ended: Ended
@@ -53,11 +58,12 @@ class Settlement:
     halt: bool = False
     proves_lane: bool = False
     blamed: bool = False
+    unsent: bool = False
 
     @property
     def let_through(self) -> bool:
         """Whether the provider's limits let the call pass."""
-        return self.charged and not self.throttled
+        return self.charged and not self.throttled and not self.unsent
 
 
 def settle(ended: Ended) -> Settlement:
@@ -66,7 +72,10 @@ def settle(ended: Ended) -> Settlement:
         case Succeeded(answer):
             return Settlement(ended, "succeeded", JobState.DONE, answer=answer, proves_lane=True)
         case Failed(reason, answer):
-            return Settlement(ended, "failed", JobState.FAILED, reason=reason, answer=answer, proves_lane=True)
+            sent = reason.error_class != BAD_ROW
+            return Settlement(
+                ended, "failed", JobState.FAILED, reason=reason, answer=answer, proves_lane=sent, unsent=not sent
+            )
         case Retry() as retry:
             return _retry(ended, retry)
         case Throttled(reason, after, answer):
@@ -95,6 +104,11 @@ def _retry(ended: Ended, retry: Retry) -> Settlement:
         return Settlement(ended, "retry", JobState.FAILED, reason=gave_up, answer=retry.answer)
     delay = delay_ms(retry.after, claim.attempts)
     return Settlement(ended, "retry", JobState.PENDING, delay, reason=reason, answer=retry.answer)
+
+
+def may_be_its_own(settlement: Settlement) -> bool:
+    """Whether what halted a lane may be the matter of this one job."""
+    return settlement.reason is None or settlement.reason.error_class not in _OF_THE_ACCOUNT
 
 
 def condemn(settlement: Settlement) -> Settlement:

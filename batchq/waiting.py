@@ -54,7 +54,7 @@ def _why_unaffordable(progress: Progress, database: str) -> str | None:
     if progress.running:
         return None
     batch, name = progress.batch, progress.batch.name
-    if batch.has_spent(progress.cost):
+    if progress.over_budget:
         command = _command("budget", database, name, "DOLLARS")
         return f"{over_budget(batch, progress.cost)}: {command} raises it"
     if batch.lacks_costs(progress.cost, progress.unpriced):

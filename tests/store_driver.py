@@ -135,8 +135,8 @@ def throttled(claim: Claim, after: float | None = 0.0) -> Settlement:
     return ended(claim, Throttled(Reason("rate_limit", "slow down", 429), after))
 
 
-def halted(claim: Claim, message: str = "no credit") -> Settlement:
-    return ended(claim, Halted(Reason("no_credit", message, 402)))
+def halted(claim: Claim, message: str = "no credit", error_class: str = "no_credit") -> Settlement:
+    return ended(claim, Halted(Reason(error_class, message, 402)))
 
 
 def released(claim: Claim) -> Settlement:

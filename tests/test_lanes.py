@@ -195,22 +195,36 @@ async def test_the_probe_comes_soon_at_first_and_then_every_minute(store, clock)
     assert waits == [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]
 
 
-async def test_a_job_that_halts_its_lane_again_and_again_while_others_succeed_fails(store, clock):
+async def halted_by_one_job_while_others_succeed(store, clock, error_class):
+    """Let one job halt its lane three times, with answers to others in between; return its row."""
     batch = await fill(store, 6)
     hand = Hand(store)
-    culprit = await halt(store, hand)
+    (culprit,) = await hand.claim(1)
+    await hand.settle(halted(culprit, error_class=error_class))
     for _ in range(2):
         clock.now = (await store.lanes())[0].probe_at
         (probe,) = await hand.claim(5)
         assert probe.job_id != culprit.job_id
         await hand.settle(done(probe))
         claims = await hand.claim(5)
-        await hand.settle(*(halted(claim) if claim.job_id == culprit.job_id else retry(claim) for claim in claims))
-    row = job_row(store, culprit.job_id)
-    assert (row["state"], row["error_class"]) == ("failed", "no_credit")
+        others = [retry(claim) for claim in claims if claim.job_id != culprit.job_id]
+        again = [halted(claim, error_class=error_class) for claim in claims if claim.job_id == culprit.job_id]
+        await hand.settle(*others, *again)
+    await check_tallies(store, batch)
+    return job_row(store, culprit.job_id)
+
+
+async def test_a_job_that_halts_its_lane_again_and_again_while_others_succeed_fails(store, clock):
+    row = await halted_by_one_job_while_others_succeed(store, clock, "forbidden")
+    assert (row["state"], row["error_class"]) == ("failed", "forbidden")
     assert "halted its lane 3 times while others were answered" in row["error"]
     assert (await store.lanes())[0].halted_at is None
-    await check_tallies(store, batch)
+
+
+@pytest.mark.parametrize("error_class", ["bad_key", "no_credit"])
+async def test_a_key_or_credit_that_comes_and_goes_fails_no_job(store, clock, error_class):
+    row = await halted_by_one_job_while_others_succeed(store, clock, error_class)
+    assert (row["state"], row["attempts"]) == ("pending", 0)
 
 
 async def test_jobs_that_halt_a_lane_in_which_nothing_succeeds_stay(store, clock):
@@ -317,6 +331,36 @@ async def test_tokens_are_reserved_by_what_calls_cost_and_corrected_when_they_en
     assert 55_000 <= used <= 60_000 + 6_000 + 500
 
 
+async def test_tokens_hold_also_where_answers_tell_none(store, clock):
+    await fill(store, 3_000)
+    await store.set_limits(*LANE, Limits(tpm=60_000))
+    assert 60 <= await claimed_in(Hand(store), clock, 60) <= 67
+
+
+async def test_answers_that_come_later_do_not_put_off_the_next_call(store, clock):
+    await fill(store, 200)
+    await store.set_limits(*LANE, Limits(rpm=60, burst=1))
+    hand, running, count = Hand(store), [], 0
+    end = clock.now + 60_000
+    while clock.now < end:
+        over = [claim for at, claim in running if at <= clock.now]
+        running = [(at, claim) for at, claim in running if at > clock.now]
+        reply = await hand.send(hand.request([done(claim) for claim in over], 16))
+        running += [(clock.now + 900, claim) for claim in reply.claims]
+        count += len(reply.claims)
+        clock.advance(50)
+    assert 59 <= count <= 61
+
+
+async def test_limits_beyond_all_reason_stop_nobody_else(store, clock):
+    await two_lanes(store)
+    await store.set_limits("echo", "http://localhost/v1", "model-a", Limits(rpm=1e-20, burst=1))
+    hand = Hand(store)
+    for _ in range(3):
+        await hand.settle(*map(done, await hand.claim(10)))
+    assert (await store.progress("b")).counts.done == 3
+
+
 async def test_a_limited_lane_leaves_another_alone(store, clock):
     await two_lanes(store, 50)
     await store.set_limits("echo", "http://localhost/v1", "model-a", Limits(rpm=1, burst=1))
@@ -349,6 +393,39 @@ async def test_what_a_lane_has_learned_is_forgotten_on_demand(store, clock):
     assert len(await hand.claim(50)) == 50
 
 
+async def test_a_pause_that_a_provider_did_not_mean_is_forgotten_too(store, clock):
+    await fill(store, 10)
+    hand = Hand(store)
+    (claim,) = await hand.claim(1)
+    await hand.settle(throttled(claim, 86_400.0))
+    assert await hand.claim(10) == ()
+    await store.set_limits(*LANE, Limits(), forget=True)
+    assert len(await hand.claim(10)) == 10
+
+
+async def test_of_two_probes_the_one_that_succeeds_reopens_the_lane(store, clock):
+    await fill(store, 5)
+    hand, other = Hand(store), Hand(store, "other")
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    (first,) = await hand.claim(5)
+    await store.register(identity("fresh"))
+    (second,) = await other.claim(5)
+    await hand.settle(halted(first))
+    await other.settle(done(second))
+    assert (await store.lanes())[0].halted_at is None
+
+
+async def test_a_row_that_can_not_be_read_proves_nothing(store, clock):
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    clock.now = (await store.lanes())[0].probe_at
+    (probe,) = await hand.claim(5)
+    await hand.settle(failed(probe, error_class="bad_row"))
+    assert (await store.lanes())[0].halted_at is not None
+
+
 async def test_a_lane_without_limits_or_news_is_not_written(store, clock):
     await fill(store, 10)
     hand = Hand(store)
@@ -367,7 +444,7 @@ async def test_claiming_stops_when_the_budget_is_spent_and_goes_on_when_it_is_ra
         await hand.settle(done(claim, cost=10))
     assert await hand.claim(10) == ()
     progress = await store.progress("demo")
-    assert (progress.cost, progress.counts.done, progress.batch.has_spent(progress.cost)) == (30, 3, True)
+    assert (progress.cost, progress.counts.done, progress.over_budget) == (30, 3, True)
     await store.update_policy(batch, {"budget": 1_000})
     assert len(await hand.claim(10)) == 7
 
@@ -399,6 +476,34 @@ async def test_a_budget_without_known_costs_stops_after_a_few_answers(store, clo
     assert progress.batch.lacks_costs(progress.cost, progress.unpriced)
     await store.update_policy(batch, {"allow_unknown_cost": True})
     assert len(await hand.claim(50)) == 50
+
+
+async def test_a_budget_goes_on_after_a_crash_of_those_who_were_to_find_out_its_costs(store, clock):
+    await fill(store, 10, budget=1_000)
+    hand = Hand(store)
+    assert len(await hand.claim(9)) == 3
+    hand.forget()
+    clock.advance(LEASE_MS)
+    other = Hand(store, "other")
+    claims = await other.claim(9)
+    assert len(claims) == 3
+    await other.settle(*(done(claim, cost=1) for claim in claims))
+    assert len(await other.claim(9)) == 7
+
+
+async def test_answers_that_tell_no_cost_count_like_those_that_do(store, clock):
+    batch = await fill(store, 200, budget=30)
+    hand = Hand(store)
+    first, *rest = await hand.claim(3)
+    await hand.settle(done(first, cost=1), *map(done, rest))
+    ended = 3
+    while claims := await hand.claim(9):
+        await hand.settle(*map(done, claims))
+        ended += len(claims)
+    assert 30 <= ended <= 38
+    assert (await store.progress("demo")).over_budget
+    await store.update_policy(batch, {"allow_unknown_cost": True})
+    assert len(await hand.claim(200)) == 200 - ended
 
 
 async def test_a_budget_with_known_costs_lets_all_slots_work_after_the_first_answer(store, clock):

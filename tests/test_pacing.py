@@ -314,7 +314,7 @@ def test_no_minute_uses_more_tokens_than_the_limit_and_one_burst_and_one_call(tp
         book.wait(step.after)
         calls = book.start(step.wanted)
         for _ in range(calls):
-            book.lane = lane.correct_tokens(book.lane, used, used)
+            book.lane = lane.correct_tokens(book.lane, used, used, made=True)
         spent.append((book.now, calls * used))
 
     assert most_in_a_minute(spent) <= tpm + book.lane.token_burst + used + 1e-3
@@ -343,8 +343,8 @@ def test_a_call_reserves_what_calls_have_cost_on_average():
     book = Book(Limits(tpm=60_000))
     assert lane.draw(book.lane, 2, 2, NOW).tokens_left == book.lane.token_burst - 2 * FIRST_TOKENS
 
-    first = lane.correct_tokens(book.lane, 0, 200)
-    second = lane.correct_tokens(first, 0, 300)
+    first = lane.correct_tokens(book.lane, 0, 200, made=True)
+    second = lane.correct_tokens(first, 0, 300, made=True)
 
     assert (first.call_tokens, second.call_tokens) == (200, 210)
     assert lane.draw(second, 3, 3, NOW).tokens_left == second.tokens_left - 3 * 210
@@ -362,7 +362,7 @@ def test_a_call_may_start_on_the_last_token_and_the_next_ones_wait_until_what_it
 def test_what_a_call_reserved_is_corrected_to_what_it_used_and_given_back_if_it_was_refused(used, left):
     drawn = lane.draw(Book(Limits(tpm=60_000)).lane, 1, 1, NOW)
 
-    assert lane.correct_tokens(drawn, FIRST_TOKENS, used).tokens_left == left
+    assert lane.correct_tokens(drawn, FIRST_TOKENS, used, made=False).tokens_left == left
 
 
 @STEADY
@@ -372,7 +372,7 @@ def test_tokens_are_neither_lost_nor_found(rounds):
     for calls, answers in rounds:
         reserved += [book.lane.call_tokens] * book.start(calls)
         for tokens in answers[: len(reserved)]:
-            book.lane = lane.correct_tokens(book.lane, reserved.pop(), tokens)
+            book.lane = lane.correct_tokens(book.lane, reserved.pop(), tokens, made=tokens is not None)
             used += tokens or 0
 
     assert book.lane.tokens_left + sum(reserved) + used == pytest.approx(book.lane.token_burst)
@@ -381,11 +381,17 @@ def test_tokens_are_neither_lost_nor_found(rounds):
 def test_refunds_never_fill_a_bucket_beyond_its_burst():
     full = Book(Limits(tpm=60_000)).lane
 
-    assert lane.correct_tokens(full, 5_000, None).tokens_left == full.token_burst
+    assert lane.correct_tokens(full, 5_000, None, made=False).tokens_left == full.token_burst
+
+
+def test_a_call_that_was_made_and_tells_nothing_has_used_what_it_reserved():
+    drawn = lane.draw(lane.configure(LANE, Limits(tpm=60_000), NOW), 1, 1, NOW)
+
+    assert lane.correct_tokens(drawn, FIRST_TOKENS, None, made=True) == drawn
 
 
 def test_a_lane_that_counts_no_tokens_takes_no_note_of_them():
-    assert lane.correct_tokens(LANE, 0, 500) is LANE
+    assert lane.correct_tokens(LANE, 0, 500, made=True) is LANE
 
 
 @pytest.mark.parametrize(("in_flight", "room"), [(0, 4), (3, 1), (4, 0), (9, 0)])

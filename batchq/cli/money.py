@@ -56,8 +56,7 @@ def budget(name: str, amount: str | None, *, db: str | None) -> None:
     wanted = None if amount in {None, "none"} else DOLLARS.convert(amount, None, None)
     progress = run_async(lambda: _budget(database_of(db), name, wanted, change=amount is not None))
     say(f"batchq: {name}: {spent_of(progress)}")
-    batch = progress.batch
-    if batch.budget is not None and (progress.cost or 0) >= batch.budget and not progress.finished:
+    if progress.over_budget and not progress.finished:
         say(f"batchq: nothing of it starts any more; {command_line('budget', name, 'DOLLARS', db=db)} raises it")
 
 

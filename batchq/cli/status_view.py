@@ -83,9 +83,9 @@ def state_of(progress: Progress) -> str:
         return "finished"
     if progress.batch.sealed_at is None:
         return "adding" if progress.enqueueing else "incomplete"
-    if progress.counts.inflight:
+    if progress.running:
         return "running"
-    if progress.batch.has_spent(progress.cost):
+    if progress.over_budget:
         return "over budget"
     return "halted" if any(lane.halted_at is not None for lane in progress.lanes) else "waiting"
 
@@ -110,7 +110,6 @@ def _row(progress: Progress) -> tuple[str, ...]:
 class _Spend:
     """What the batches of one model came to."""
 
-    batches: int = 0
     cost: int | None = None
     estimated: int = 0
     unpriced: int = 0
@@ -122,7 +121,6 @@ def _by_model(found: Status) -> dict[str, _Spend]:
     models: defaultdict[str, _Spend] = defaultdict(_Spend)
     for progress in found.batches:
         spend = models[progress.batch.model]
-        spend.batches += 1
         if progress.cost is not None:
             spend.cost = (spend.cost or 0) + progress.cost
         spend.estimated += progress.estimated

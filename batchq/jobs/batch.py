@@ -88,9 +88,15 @@ class Batch:
     allow_truncated: bool = False
     keep_response: bool = False
 
-    def has_spent(self, cost: int | None) -> bool:
-        """Whether `cost` nano-dollars use up the budget."""
-        return self.budget is not None and (cost or 0) >= self.budget
+    def has_spent(self, cost: int | None, priced: int, unpriced: int) -> bool:
+        """Whether `cost` nano-dollars, told by `priced` answers, use up the budget.
+
+        The `unpriced` ones count like those, unless costs may be unknown: who tells some may not tell all.
+        """
+        if self.budget is None or not priced:
+            return False
+        answers = priced if self.allow_unknown_cost else priced + unpriced
+        return (cost or 0) * answers >= self.budget * priced
 
     def lacks_costs(self, cost: int | None, unpriced: int) -> bool:
         """Whether the budget can't be held, since `unpriced` answers told no cost and none told one."""

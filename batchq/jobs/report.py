@@ -83,7 +83,8 @@ class Lane:
     """What one rate limit covers: worker, base URL and model.
 
     Limits are per minute; None where none is configured. `burst` is what may start at once, as asked for
-    in `asked_burst` or by default. `learned_rpm` is what 429s taught, `ready_at` when a call may start. `in_flight`
+    in `asked_burst` or by default. `learned_rpm` is what 429s taught, `ready_at` when a call may start.
+    `vain_probes` counts the probes of a halt that halted again. `in_flight`
     counts the running calls of its worker and model, at whatever server.
     """
 
@@ -102,6 +103,7 @@ class Lane:
     learned_rpm: float | None = None
     in_flight: int = 0
     ready_at: int = 0
+    vain_probes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,11 @@ class Progress:
         return self.leased_until is not None and self.leased_until > self.now
 
     @property
+    def over_budget(self) -> bool:
+        """Whether its budget is spent."""
+        return self.batch.has_spent(self.cost, self.priced, self.unpriced)
+
+    @property
     def enqueueing(self) -> bool:
         """Whether a live `enqueue` is still adding rows."""
         return self.batch.sealed_at is None and self.batch.enqueue_until > self.now
@@ -168,7 +175,13 @@ class LiveBatch:
     next_due_at: int | None
     leased_until: int | None
     spent: int | None = None
+    priced: int = 0
     unpriced: int = 0
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether its budget is spent."""
+        return self.batch.has_spent(self.spent, self.priced, self.unpriced)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ BACK_OFF_CAP_MS = 120_000
 MAX_RETRY_AFTER_MS = 24 * 3_600_000
 FIRST_PAUSE_MS = 500
 LONGEST_PAUSE_MS = 60_000
+# A clock that is off, or a Retry-After of 0, would make a loop of calls and refusals.
+LEAST_PAUSE_MS, SHORT_MS = 100, 1_000
+LONGEST_ADDED_MS = 10_000
 
 
 def back_off_ms(attempt: int) -> int:
@@ -22,7 +25,7 @@ def back_off_ms(attempt: int) -> int:
 
 
 def delay_ms(after: float | None, attempt: int) -> int:
-    """Return what the provider asked for, in ms, or a back-off where it asked for nothing."""
+    """Return what was asked for, in ms, or a back-off where nothing was."""
     asked = asked_ms(after)
     return back_off_ms(attempt) if asked is None else asked
 
@@ -32,10 +35,15 @@ def asked_ms(after: float | None) -> int | None:
     return None if after is None else min(MAX_RETRY_AFTER_MS, max(0, round(after * 1000)))
 
 
-def pause_ms(vain_pauses: int) -> int:
-    """Return how long a throttled lane waits where the provider names no time: 0.5, 1, 2 … 60 s.
+def pause_ms(asked: int | None, vain_pauses: int) -> int:
+    """Return how long a throttled lane waits: what the provider asked for, or 0.5, 1, 2 … 60 s where it names no time.
 
-    It is short, since the lane's rate is what keeps it from the next 429, and doubles with every pause
-    after which not one call was let through.
+    That is short, since the lane's rate is what keeps it from the next 429, and doubles with every pause after
+    which not one call was let through. A time of less than a second that proved too short is made longer too.
     """
-    return min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << min(vain_pauses, 20))
+    growing = FIRST_PAUSE_MS << min(vain_pauses, 20)
+    if asked is None:
+        return min(LONGEST_PAUSE_MS, growing)
+    if asked >= SHORT_MS:
+        return asked
+    return max(asked, LEAST_PAUSE_MS, min(LONGEST_ADDED_MS, growing) if vain_pauses else 0)

@@ -21,6 +21,11 @@ TOKEN_BURST_SECONDS = 6.0
 # What a call is taken to cost in a lane that counts tokens, until some have been answered.
 FIRST_TOKENS = 1_000.0
 _MEAN_WEIGHT = 0.1
+_TAUGHT = (
+    "learned_rate", "rate_at_last_429", "rate_before", "learned_left", "learned_burst", "opening", "saturated",
+    "sustained", "resumed_at", "started", "rejected", "accepted", "vain_pauses", "cut_at", "paused_until",
+)  # fmt: skip
+_LONGEST_WAIT_MS = 366 * 24 * 3_600_000
 _EVERY_MS = 60_000.0
 
 
@@ -164,9 +169,12 @@ def answered(state: LaneState, calls: int) -> LaneState:
     return replace(state, accepted=state.accepted + calls, vain_pauses=0)
 
 
-def correct_tokens(state: LaneState, reserved: float, used: int | None) -> LaneState:
-    """Return the lane after a call that reserved tokens has used others; None: it used none that are known."""
-    if state.tpm is None:
+def correct_tokens(state: LaneState, reserved: float, used: int | None, *, made: bool) -> LaneState:
+    """Return the lane after a call that reserved tokens has used others.
+
+    What a call that was `made` has used without telling (None) is what it reserved.
+    """
+    if state.tpm is None or (used is None and made):
         return state
     left = state.tokens_left + reserved - (used or 0)
     mean = state.tokens_mean
@@ -183,7 +191,7 @@ def throttle(state: LaneState, epoch: int, asked: int | None, reason: str | None
     """
     current = epoch == state.epoch
     if current:
-        until = now + (pause_ms(state.vain_pauses) if asked is None else asked)
+        until = now + pause_ms(asked, state.vain_pauses)
         state = replace(
             state,
             epoch=state.epoch + 1,
@@ -215,10 +223,23 @@ def reopen(state: LaneState) -> LaneState:
 
 
 def prove(state: LaneState, epoch: int, now: int) -> LaneState:
-    """Return the lane reopened by the answer to a probe of `epoch`, unless that is an older one."""
-    if state.halted_at is None or epoch != state.epoch:
+    """Return the lane reopened by the answer to a probe of `epoch`, unless that is of before this halt.
+
+    Of two probes beside each other one may halt again, which raises the epoch: the other's answer counts.
+    """
+    if state.halted_at is None or not state.epoch - state.vain_probes <= epoch <= state.epoch:
         return state
     return replace(reopen(state), proved_at=now)
+
+
+def forget(state: LaneState) -> LaneState:
+    """Return the lane without what its 429s taught, their pause included; limits and a halt stay."""
+    fresh = LaneState(state.name, state.worker, state.base_url, state.model)
+    return replace(
+        state,
+        **{name: getattr(fresh, name) for name in _TAUGHT},
+        epoch=state.epoch if state.halted_at is not None else state.epoch + 1,
+    )
 
 
 def ready_at(state: LaneState) -> int:
@@ -230,7 +251,7 @@ def ready_at(state: LaneState) -> int:
     if state.rpm is not None and state.requests_left < 1:
         times.append(since + _ceil((1 - state.requests_left) * _EVERY_MS / state.rpm))
     if state.tpm is not None and state.tokens_left <= 0:
-        times.append(since + int(-state.tokens_left * _EVERY_MS / state.tpm) + 1)
+        times.append(since + _ceil(-state.tokens_left * _EVERY_MS / state.tpm + 0.001))
     if state.learned_rate is not None and state.cut_at is None and state.learned_left < 1:
         times.append(since + _ceil((1 - state.learned_left) * 1000 / state.learned_rate))
     return max(times)
@@ -242,4 +263,4 @@ def _whole(amount: float) -> int:
 
 
 def _ceil(milliseconds: float) -> int:
-    return -int(-milliseconds // 1)
+    return -int(-min(milliseconds, _LONGEST_WAIT_MS) // 1)

@@ -38,6 +38,8 @@ _OPENING_MOST = 1_000.0
 # Growth per call that starts, in calls per second: until the first limit is met, up to the last one, near it.
 _GROW_FIRST, _GROW_BACK, _GROW_NEAR = 1.0, 0.02, 0.004
 _PATIENCE_SECONDS = 10.0
+# Well beyond the last 429, with none since, it was no limit that stands: more may start at once too.
+_BEYOND, _BURST_GROWTH = 1.2, 0.1
 # A call that starts within so many ms, or calls' worth of time, of the moment it may, has waited for it.
 _PROMPT_MS, _PROMPT_CALLS = 20, 2
 
@@ -63,13 +65,16 @@ def draw(state: LaneState, calls: int, wanted: int, now: int) -> LaneState:
     """
     if state.learned_rate is None:
         return state
-    rate = state.learned_rate
+    rate, burst = state.learned_rate, state.learned_burst
     prompt_ms = max(_PROMPT_MS, _PROMPT_CALLS * 1000 / rate)
     if state.saturated and calls and not state.vain_pauses:
         rate += calls * _growth(state, rate, (now - state.resumed_at) / 1000)
+        if rate > _BEYOND * (state.rate_at_last_429 or rate):
+            burst += _BURST_GROWTH * calls
     return replace(
         state,
         learned_rate=rate,
+        learned_burst=burst,
         learned_left=state.learned_left - calls,
         started=state.started + calls,
         saturated=calls < wanted or now - state.ready_at < prompt_ms,
@@ -92,7 +97,8 @@ def resume(state: LaneState, now: int, in_flight: int) -> LaneState:
 
 def _first_rate(state: LaneState, pause: float, in_flight: int) -> LaneState:
     """Begin with what was let through before and during the first pause, as if it were the limiter's rate."""
-    calls = state.accepted + in_flight
+    # Where nothing was let through, what was tried is the best guess: an outage tells nothing of a rate.
+    calls = state.accepted + in_flight or state.rejected
     rate = max(1.0, calls / max(pause, 0.25))
     return replace(
         state,
@@ -107,7 +113,7 @@ def _judge(state: LaneState, rate: float) -> LaneState:
     seconds = max(state.cut_at - state.resumed_at, 1) / 1000
     sudden = seconds < _SUDDEN_SECONDS and calls < state.sustained * _SHORTER
     if sudden or not calls:
-        opening = min(3 * state.opening + 1, _OPENING_MOST)
+        opening = min(3 * state.opening + 1, _OPENING_MOST) if calls else 1.0
         return replace(state, sustained=calls, opening=opening, learned_rate=max(rate, state.rate_before))
     measured = (calls - min(_BURST_MOST, _BURST_SHARE * calls)) / seconds
     if state.rate_at_last_429 is None:

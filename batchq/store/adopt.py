@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 
 from sqlalchemy import select, update
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list
 from batchq.jobs import Batch, Claim, RunnerIdentity, Wants
+from batchq.pacing.lane import FIRST_TOKENS
 from batchq.schema import CLAIMABLE, batches, jobs, lanes
 from batchq.store.claim import LEASE, ME, TAKEN, claim_of
 from batchq.store.find import INFLIGHT, AnyRow, batch_from, lane_name, live_batches, now_ms
@@ -61,4 +63,6 @@ def _lane_of(batch: Batch, wants: Wants) -> str:
 def _adopted(job: AnyRow, batch: Batch, name: str, lane: AnyRow | None) -> Claim:
     if lane is None:
         return claim_of(job, batch, name, 0, probe=False)
-    return claim_of(job, batch, name, lane.epoch, probe=lane.halted_at is not None)
+    claim = claim_of(job, batch, name, lane.epoch, probe=lane.halted_at is not None)
+    # The claim that was not confirmed has reserved them.
+    return claim if lane.tpm is None else replace(claim, tokens=lane.tokens_mean or FIRST_TOKENS)

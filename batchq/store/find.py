@@ -103,15 +103,26 @@ def _sum(*counters: str) -> ScalarSelect[int]:
     )
 
 
+# Counted, never a counter, which would leak with every crash. Leases that ran out are nobody's calls.
+calls_in_flight = (
+    select(func.count())
+    .where(jobs.c.batch_id == batches.c.id, INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms)
+    .correlate(batches)
+    .scalar_subquery()
+)
+
 # Of a batch with a budget, before any answer told a cost: how many may still run to find out whether one does.
 tasters = case(
     (batches.c.budget.is_(None) | batches.c.allow_unknown_cost, null()),
     (_sum("priced") > 0, null()),
-    else_=UNKNOWN_COST_ANSWERS - _sum("unpriced", "inflight"),
+    else_=UNKNOWN_COST_ANSWERS - _sum("unpriced") - calls_in_flight,
 )
+# Answers that told no cost count like those that did (see Batch.has_spent).
+_answers = case((batches.c.allow_unknown_cost, _sum("priced")), else_=_sum("priced", "unpriced"))
+_spent = _sum("cost") * literal(1.0) * _answers >= literal(1.0) * batches.c.budget * _sum("priced")
 within_budget = case(
     (batches.c.budget.is_(None), true()),
-    (_sum("cost") >= batches.c.budget, false()),
+    (and_(_sum("priced") > 0, _spent), false()),
     else_=func.coalesce(tasters > 0, true()),
 )
 

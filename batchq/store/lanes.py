@@ -17,30 +17,23 @@ from batchq.database import Transaction
 from batchq.database.dialect import json_list, upsert
 from batchq.jobs import Answered, Batch, Lane
 from batchq.pacing import LaneState, Limits, lane
-from batchq.schema import CLAIMABLE, batches, jobs, lanes
-from batchq.settlement import MOST_HALTS, Settlement, condemn
-from batchq.store.find import INFLIGHT, live_batches, now_ms
+from batchq.schema import batches, lanes
+from batchq.settlement import MOST_HALTS, Settlement, condemn, may_be_its_own
+from batchq.store.find import calls_in_flight, live_batches
 
 _FIELDS = tuple(field.name for field in fields(LaneState))
 _STATES = select(*(lanes.c[name] for name in _FIELDS))
 _SOME = _STATES.where(lanes.c.name.in_(json_list("names")))
 _SAVE = upsert(lanes, ("name",))
 
-# Counted, never a counter, which would leak with every crash. Leases that ran out are nobody's calls.
 _live = live_batches()
-_calls = (
-    select(func.count())
-    .where(jobs.c.batch_id == batches.c.id, INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms)
-    .correlate(batches)
-    .scalar_subquery()
-)
 _IN_FLIGHT_BY_LANE = (
-    select(batches.c.worker, batches.c.model, func.sum(_calls).label("calls"))
+    select(batches.c.worker, batches.c.model, func.sum(calls_in_flight).label("calls"))
     .select_from(_live.join(batches, batches.c.id == _live.c.batch_id))
     .group_by(batches.c.worker, batches.c.model)
 )
 _IN_FLIGHT = (
-    select(func.coalesce(func.sum(_calls), 0))
+    select(func.coalesce(func.sum(calls_in_flight), 0))
     .select_from(_live.join(batches, batches.c.id == _live.c.batch_id))
     .where(batches.c.worker == bindparam("worker", type_=Text), batches.c.model == bindparam("model", type_=Text))
 )
@@ -141,7 +134,7 @@ def _blamed(item: Settlement, state: LaneState | None) -> Settlement:
     if state is not None and state.epoch != claim.epoch:
         return item  # of before another halt, or a resume: anybody's answer
     proved = state is not None and (state.proved_at or 0) > (claim.halted_at or 0) > 0
-    if proved and claim.halts + 1 >= MOST_HALTS:
+    if proved and claim.halts + 1 >= MOST_HALTS and may_be_its_own(item):
         return condemn(item)
     return replace(item, blamed=True)
 
@@ -173,7 +166,7 @@ def _after(state: LaneState, items: list[Settlement], now: int) -> LaneState:
         if item.proves_lane and claim.probe:
             state = lane.prove(state, claim.epoch, now)
         if state.tpm is not None:
-            state = lane.correct_tokens(state, claim.tokens, _tokens(item.answer))
+            state = lane.correct_tokens(state, claim.tokens, _tokens(item.answer), made=item.let_through)
     if not state.limited:
         return state
     return lane.answered(state, through) if (through := sum(item.let_through for item in items)) else state
@@ -208,29 +201,18 @@ def set_limits(tx: Transaction, identity: LaneState, limits: Limits, *, forget: 
     state = found if found is not None else replace(identity, refilled_at=tx.now)
     state = lane.configure(state, limits, tx.now)
     if forget:
-        fresh = LaneState(state.name, state.worker, state.base_url, state.model)
-        taught = (
-            "learned_rate",
-            "rate_at_last_429",
-            "rate_before",
-            "learned_left",
-            "learned_burst",
-            "opening",
-            "sustained",
-            "cut_at",
-        )
-        state = replace(state, **{name: getattr(fresh, name) for name in taught}, epoch=state.epoch + 1)
+        state = lane.forget(state)
     _save(tx, [state])
     return _seen(state, 0)
 
 
-def read_lanes(tx: Transaction) -> tuple[Lane, ...]:
-    """Return all lanes that ever had news, with how many of their calls run."""
+def read_lanes(tx: Transaction, *, counted: bool = True) -> tuple[Lane, ...]:
+    """Return all lanes that ever had news; `counted` ones with how many of their calls run, which is a seek a batch."""
     states = _all_states(tx)
-    if not states:
-        return ()
-    rows = tx.connection.execute(_IN_FLIGHT_BY_LANE, {"now": tx.now}).all()
-    running = Counter({(row.worker, row.model): row.calls for row in rows})
+    running: Counter[tuple[str, str]] = Counter()
+    if states and counted:
+        rows = tx.connection.execute(_IN_FLIGHT_BY_LANE, {"now": tx.now}).all()
+        running.update({(row.worker, row.model): row.calls for row in rows})
     return tuple(_seen(state, running[state.worker, state.model]) for state in states)
 
 
@@ -259,6 +241,7 @@ def _seen(state: LaneState, running: int) -> Lane:
         burst=state.request_burst if state.rpm is not None else None,
         asked_burst=state.burst,
         ready_at=state.ready_at,
+        vain_probes=state.vain_probes,
         learned_rpm=None if state.learned_rate is None else state.learned_rate * 60,
         in_flight=running,
     )

@@ -87,7 +87,9 @@ def read_progress(tx: Transaction, name: str) -> Progress | None:
         losses=totals.get("losses", 0),
         next_due_at=times.due,
         runners=tuple(runner for runner in read_runners(tx) if runner.live),
-        lanes=tuple(lane for lane in read_lanes(tx) if lane.worker == batch.worker and lane.model == batch.model),
+        lanes=tuple(
+            lane for lane in read_lanes(tx, counted=False) if lane.worker == batch.worker and lane.model == batch.model
+        ),
         leased_until=times.leased_until,
         estimated=totals.get("estimated", 0),
         priced=totals.get("priced", 0),

@@ -16,7 +16,7 @@ from batchq.store.tally import read_totals
 
 def read_unfinished(tx: Transaction) -> Unfinished:
     """Return all of it as of one moment: a producer that seals between two reads would make it look empty."""
-    return Unfinished(tx.now, read_live(tx), read_unsealed(tx), read_lanes(tx))
+    return Unfinished(tx.now, read_live(tx), read_unsealed(tx), read_lanes(tx, counted=False))
 
 
 def read_live(tx: Transaction) -> tuple[LiveBatch, ...]:
@@ -33,7 +33,8 @@ def read_live(tx: Transaction) -> tuple[LiveBatch, ...]:
 
 def _live_batch(row: AnyRow, totals: Mapping[str, int]) -> LiveBatch:
     spent = totals.get("cost") if totals.get("priced") else None
-    return LiveBatch(batch_from(row), row.due, row.leased_until, spent, totals.get("unpriced", 0))
+    priced, unpriced = totals.get("priced", 0), totals.get("unpriced", 0)
+    return LiveBatch(batch_from(row), row.due, row.leased_until, spent, priced, unpriced)
 
 
 def read_unsealed(tx: Transaction) -> tuple[Batch, ...]:

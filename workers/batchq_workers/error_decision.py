@@ -172,7 +172,9 @@ def _of_status(status: int) -> tuple[Decision, str]:
 
 def _build(decision: Decision, error_class: str, status: int, message: str, after: float | None) -> Steer:
     if issubclass(decision, RetryLater | Throttled):
-        return decision(message, after=after, error_class=error_class, status=status)
+        # A time of nothing, from a clock that is off, is none: several tries within a second help nobody.
+        wait = after if decision is Throttled else after or None
+        return decision(message, after=wait, error_class=error_class, status=status)
     return decision(message, error_class=error_class, status=status)
 
 
