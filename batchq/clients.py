@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import anyio
 from anyio.abc import TaskGroup
 
+from batchq.discovery import FoundWorker
 from batchq.errors import BatchqError, ConfigurationError
 from batchq.jobs import Serving
-from batchq.worker import Endpoint, FoundWorker, Handler
+from batchq.worker import Endpoint, Handler
 
 _Key = tuple[str, str]
 

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
         """Return the headers that tell OpenRouter whose calls these are (openrouter.ai/docs/app-attribution)."""
         if not is_openrouter(base_url):
             return ()
+        for setting, value in (("BATCHQ_APP_URL", self.app_url), ("BATCHQ_APP_TITLE", self.app_title)):
+            if value and not (value.isascii() and value.isprintable()):
+                raise ConfigurationError(f"{setting} is {value!r}: headers hold ASCII characters only")
         named = (("HTTP-Referer", self.app_url), ("X-OpenRouter-Title", self.app_title))
         return tuple((name, value) for name, value in named if value)
 

@@ -100,7 +100,9 @@ class Conversation:
         claim = settlement.ended.claim
         self._log.error(log.RESULT_REFUSED, batch=claim.batch.name, position=claim.position, reason=str(error))
         reason = Reason("unstorable", f"the answer can't be stored: {error}")
-        return settle(replace(settlement.ended, outcome=Failed(reason)))
+        paid = settlement.answer
+        kept = None if paid is None else replace(paid, result="null", meta=None, response=None, finish_reason=None)
+        return settle(replace(settlement.ended, outcome=Failed(reason, kept)))
 
 
 async def _back_off(delay: float) -> float:

@@ -72,7 +72,11 @@ def set_up_logging(level: str = "info", *, json_lines: bool | None = None) -> No
 
 
 def log_ended(logger: Logger, ended: Ended) -> None:
-    """Log how an attempt ended: its place and reason."""
+    """Log how an attempt ended: its place and the class of its error.
+
+    The words of an error may quote the prompt or the answer: they are in the database, for `batchq show`. What a
+    lane waits for is said in the provider's words.
+    """
     claim = ended.claim
     place = {
         "batch": claim.batch.name,
@@ -84,9 +88,9 @@ def log_ended(logger: Logger, ended: Ended) -> None:
         case Succeeded():
             logger.debug(JOB_DONE, **place)
         case Failed(reason):
-            logger.warning(JOB_FAILED, **place, error=reason.error_class, reason=reason.message)
+            logger.warning(JOB_FAILED, **place, error=reason.error_class, status=reason.status)
         case Retry(reason):
-            logger.info(JOB_RETRY, **place, error=reason.error_class, reason=reason.message)
+            logger.info(JOB_RETRY, **place, error=reason.error_class, status=reason.status)
         case Throttled(reason, after):
             logger.info(LANE_THROTTLED, **place, lane=claim.lane, reason=reason.message, after=after)
         case Halted(reason):

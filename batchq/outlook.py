@@ -9,6 +9,8 @@ from batchq.jobs import Batch, BatchState, Lane, LiveBatch, Unfinished
 from batchq.store import Store
 from batchq.waiting import NO_COSTS, over_budget
 
+PROBE_SOON_MS = 5_000
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -101,7 +103,8 @@ def _why_it_will_move(found: LiveBatch, lane: Lane | None, now: int) -> str | No
         ready_at = max(lane.probe_at or 0, lane.paused_until or 0)
         if lane.halted_at is not None and ready_at > now:
             # What halted it may be the matter of one job: the first probe, soon, shows that.
-            return None if lane.vain_probes else f"jobs of {batch.name} wait for a probe of their lane: {lane.reason}"
+            soon = not lane.vain_probes and ready_at <= now + PROBE_SOON_MS
+            return f"jobs of {batch.name} wait for a probe of their lane: {lane.reason}" if soon else None
         if ready_at > now:
             return f"jobs of {batch.name} are throttled: {lane.reason or 'no reason given'}"
         if lane.ready_at > now:

@@ -11,9 +11,10 @@ from typing import TypeVar
 import anyio
 
 from batchq.config import Settings
+from batchq.discovery import FoundWorker, find_worker, installed_workers
 from batchq.errors import BatchqError, ConfigurationError
 from batchq.runner import Runner, Stop
-from batchq.worker import Endpoint, FoundWorker, find_worker, installed_workers
+from batchq.worker import Endpoint
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ holds is an error before anything is written, and one killed half-way is resumed
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 
@@ -75,11 +75,19 @@ def run_name(stem: str, new: NewBatch) -> str:
 
 
 async def enqueue(
-    store: Store, survey: Survey, new: NewBatch, *, seal: bool = True, whole: bool = False, policy: Policy | None = None
+    store: Store,
+    survey: Survey,
+    new: NewBatch,
+    *,
+    seal: bool = True,
+    whole: bool = False,
+    policy: Policy | None = None,
+    before_adding: Callable[[], Awaitable[None]] | None = None,
 ) -> Enqueued:
     """Add the surveyed rows to the batch that `new` describes, and seal it.
 
     `whole` says that the input is all of the batch. A `policy` also changes a batch that is there already.
+    `before_adding` runs when all is found to fit, before there is anything to claim.
     Raises BatchConflict where rows or settings contradict what the batch holds: before anything is written,
     unless it is another enqueue that adds them meanwhile.
     """
@@ -93,6 +101,8 @@ async def enqueue(
             " not among them; run it under another name with --batch"
         )
     batch, changed = await _apply(store, batch, policy or Policy(), new.source)
+    if before_adding is not None:
+        await before_adding()
     added = 0
     if present < survey.rows:
         start = 0 if survey.has_ids else present

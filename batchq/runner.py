@@ -21,12 +21,13 @@ from batchq.clients import Clients
 from batchq.clock import uptime
 from batchq.conversation import Conversation
 from batchq.database import Watcher
+from batchq.discovery import FoundWorker
 from batchq.errors import BatchqError, CannotGoOn, StoreError
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
 from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
 from batchq.slots import Slots
 from batchq.store import Store
-from batchq.worker import Endpoint, FoundWorker
+from batchq.worker import Endpoint
 
 IDLE_POLL_SECONDS = 0.05
 MIN_WAIT_SECONDS = 0.01
@@ -202,6 +203,8 @@ class Runner:
         hungry = not self._stopping and self._slots.running < self._concurrency
         if hungry and reply.wake_in_ms is not None:
             until = min(until, now + reply.wake_in_ms / 1000)
+        if self._slots.empty and self._options.until_empty:
+            until = min(until, self._outlook_at)
         # Never in a tight loop: a call that ignores its cancellation would keep a passed deadline due.
         until = max(until, now + MIN_WAIT_SECONDS)
         while (left := until - uptime()) > 0:

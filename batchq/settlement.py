@@ -116,7 +116,10 @@ def condemn(settlement: Settlement) -> Settlement:
     reason = settlement.reason
     assert reason is not None  # noqa: S101 - a halt has one
     told = replace(reason, message=f"{reason.message} (halted its lane {MOST_HALTS} times while others were answered)")
-    return replace(settlement, outcome="failed", state=JobState.FAILED, charged=True, reason=told, halt=False)
+    # The lane was halted by this job alone: without it, it is open.
+    return replace(
+        settlement, outcome="failed", state=JobState.FAILED, charged=True, reason=told, halt=False, proves_lane=True
+    )
 
 
 def _attempts(count: int) -> str:

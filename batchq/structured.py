@@ -8,6 +8,7 @@ since providers enforce schemas differently, or not at all.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 DEFAULT_SCHEMA_TRIES = 3
 NAME_CHARACTERS = 64
 _SHOWN = 300
-_FENCED = re.compile(r"\s*```[A-Za-z]*\s*\n(.*)\n\s*```\s*", re.DOTALL)
+_FENCE = "```"
+# What stands under these is no schema.
+_VALUES = frozenset({"enum", "const", "default", "examples"})
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -54,13 +57,11 @@ def check_schema(schema: Json) -> None:
         raise UnusableSchema("it is not a JSON object")
     try:
         validator_for(schema).check_schema(schema)
+        _check_references(schema)
     except SchemaError as error:
         raise UnusableSchema(f"{_place(error.absolute_path)}{error.message[:_SHOWN]}") from None
     except RecursionError:
         raise UnusableSchema("it is nested too deep") from None
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise UnusableSchema(f"it refers to {reference!r}: put what that is into it, under $defs")
     if schema.get("type", "object") != "object":
         raise UnusableSchema(f"its type is {schema['type']!r}; providers take objects only: wrap it in one")
 
@@ -87,14 +88,32 @@ def hold_to(schema_text: str, result: Json) -> Json:
 
 
 def _read(text: str) -> Json:
-    fenced = _FENCED.fullmatch(text)
     try:
-        value: Json = json.loads(fenced[1] if fenced else text)
-    except ValueError as error:
-        raise SchemaMismatch(f"the answer is not JSON: {error}") from None
+        value: Json = json.loads(_unfenced(text), parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise SchemaMismatch("the answer is nested too deep") from None
+    except ValueError as error:
+        raise SchemaMismatch(f"the answer is not JSON: {error}") from None
     return value
+
+
+def _unfenced(text: str) -> str:
+    """Return what stands in a fenced block, if that is all there is; no pattern, which endless blanks make slow."""
+    inner = text.strip()
+    if not (inner.startswith(_FENCE) and inner.endswith(_FENCE) and "\n" in inner):
+        return text
+    return inner[inner.index("\n") : -len(_FENCE)]
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:_SHOWN]} is beyond all bounds")
+    return number
+
+
+def _refuse_constant(name: str) -> Json:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _problems(schema_text: str, value: Json) -> Iterator[str]:
@@ -117,6 +136,21 @@ def _validator(schema_text: str) -> Validator:
     return validator_for(schema)(schema, registry=Registry())
 
 
+def _check_references(schema: dict[str, Json]) -> None:
+    """Raise UnusableSchema for a reference to what is not in the schema itself."""
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    root: Resource[Json] = Resource.from_contents(schema, default_specification=DRAFT202012)
+    resolver = Registry().with_resource("", root).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            raise UnusableSchema(f"it refers to {reference!r}, which is not in it: put that under $defs") from None
+
+
 def _references(schema: Json) -> Iterator[str]:
     if isinstance(schema, list):
         for item in schema:
@@ -125,7 +159,8 @@ def _references(schema: Json) -> Iterator[str]:
         for name, value in schema.items():
             if name in {"$ref", "$dynamicRef"} and isinstance(value, str):
                 yield value
-            yield from _references(value)
+            elif name not in _VALUES:
+                yield from _references(value)
 
 
 def _place(path: Any) -> str:  # noqa: ANN401 - a deque of keys and positions, of a library without types
@@ -157,4 +192,4 @@ def _is_strict(schema: Json) -> bool:
             return False
     elif schema.get("type") == "object":
         return False
-    return all(_is_strict(value) for name, value in schema.items() if name not in {"enum", "const", "default"})
+    return all(_is_strict(value) for name, value in schema.items() if name not in _VALUES)

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 import pytest
 
+from batchq.discovery import adapt
 from batchq.executor import build_request, execute, shorten
 from batchq.jobs import (
     Batch,
@@ -21,7 +22,7 @@ from batchq.jobs import (
     Throttled,
 )
 from batchq.settlement import settle
-from batchq.worker import Answer, Halt, Reject, Request, RetryLater, Usage, adapt
+from batchq.worker import Answer, Halt, Reject, Request, RetryLater, Usage
 from batchq.worker import Throttled as SlowDown
 
 
@@ -296,3 +297,51 @@ def test_error_texts_are_short_and_storable():
 
     assert len(text) == 1000
     assert text.startswith("a?b?")
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize("text", ['{"n": NaN}', '{"n": 1e999}', '{"n": "x"}', "nothing"])
+def test_what_misses_the_schema_keeps_its_answer_and_its_cost(text):
+    outcome = run(returning(Answer(text, Usage(1, 2), 0.5)), settings={"schema": SCHEMA})
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.reason.error_class, outcome.at_most) == ("schema_mismatch", 3)
+    assert (outcome.answer.cost, json.loads(outcome.answer.result)) == (500_000_000, text)
+
+
+def test_a_truncated_answer_that_fits_no_schema_is_paid_for_once_also_where_it_is_allowed():
+    cut = Reject("cut off", error_class="truncated", answer=Answer('{"n": ', Usage(1, 2), 0.5, finish_reason="length"))
+    allowing = replace(claim(settings={"schema": SCHEMA}).batch, allow_truncated=True)
+
+    outcome = asyncio.run(execute(replace(claim(), batch=allowing), adapt(raising(cut))))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.error_class == "truncated"
+    assert outcome.answer.cost == 500_000_000
+
+
+def test_a_result_that_is_no_json_keeps_what_it_cost():
+    outcome = run(returning(Answer(float("nan"), Usage(1, 2), 0.5)))
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason.error_class, outcome.answer.cost) == ("bad_result", 500_000_000)
+
+
+def test_an_estimated_cost_is_marked_and_a_response_kept_on_demand_only():
+    answer = Answer("a", Usage(1, 2), 0.5, estimated=True, response={"id": "x"})
+    keeping = replace(claim().batch, keep_response=True)
+
+    plain = run(returning(answer)).answer
+    kept = asyncio.run(execute(replace(claim(), batch=keeping), adapt(returning(answer)))).answer
+
+    assert (plain.cost_source, plain.response) == ("estimate", None)
+    assert kept.response == '{"id":"x"}'
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-or-v1-0123456789abcdef", "AIzaSyA0123456789abcdefghijklmno", "xai-0123456789abcdef", "nvapi-0123456789"]
+)
+def test_keys_are_taken_out_of_errors(key):
+    assert key not in shorten(f"API key not valid: {key}. Pass another")

@@ -77,6 +77,19 @@ def test_a_lane_reopens_by_itself_when_the_cause_is_gone(place, provider):
     assert place.query("SELECT DISTINCT attempts FROM jobs") == [(1,)]
 
 
+def test_one_prompt_that_halts_its_lane_does_not_end_a_run(place):
+    prompts = [f"prompt {i}" for i in range(20)]
+    prompts[3] = "[[fixture err_404_no_endpoints]]"
+    (place.directory / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    done = place.run("run", "prompts.jsonl", "-o", "out.jsonl", "-c", "4")
+    assert done.returncode == 0, done.stderr
+    assert place.count("done") == 19
+    (row,) = place.query("SELECT state, error FROM jobs WHERE position = 3")
+    assert row[0] == "failed"
+    assert "halted its lane 3 times while others were answered" in row[1]
+    assert place.query("SELECT halted_at FROM lanes") == [(None,)]
+
+
 def test_resume_reopens_the_lane_of_a_batch_at_once(place, provider):
     provider.behave(require_key="good")
     place.write_prompts(5)
@@ -154,6 +167,8 @@ def test_a_dry_run_tells_rows_tokens_and_cost_and_writes_nothing(place):
     assert 20 <= estimate["input_tokens"] <= 100
     assert estimate["output_cost"] == pytest.approx(500 * 6e-7)
     assert not place.database.exists()
+    refused = place.run("enqueue", "prompts.jsonl", "--dry-run", "--skip-bad", "bad.jsonl")
+    assert (refused.returncode, "leave --skip-bad out" in refused.stderr) == (2, True)
     said = place.run("enqueue", "prompts.jsonl", "--dry-run")
     assert "10 rows" in said.stdout
     assert "not limited" in said.stdout
@@ -179,8 +194,8 @@ def test_limits_are_set_shown_and_lifted(place):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--rpm", "0"], "not between 0"),
-        (["--rpm", "nan"], "not between 0"),
+        (["--rpm", "0"], "not between 0.001"),
+        (["--rpm", "nan"], "not between 0.001"),
         (["--rpm", "fast"], "not a number"),
         (["--max-inflight", "2.5"], "a whole number"),
         (["--burst", "0.5"], "one call start at least"),
@@ -195,6 +210,27 @@ def test_limits_of_an_enqueue_are_those_of_its_lane(place):
     place.write_prompts(3)
     place.run("enqueue", "prompts.jsonl", "--rpm", "120")
     assert [lane["rpm"] for lane in status(place)["lanes"]] == [120.0]
+
+
+def test_an_enqueue_that_is_refused_leaves_the_limits_alone(place):
+    place.write_prompts(3)
+    place.run("enqueue", "prompts.jsonl", "--rpm", "120")
+    (place.directory / "prompts.jsonl").write_text('"another"\n')
+    assert place.run("enqueue", "prompts.jsonl", "--rpm", "7").returncode == 2
+    assert [lane["rpm"] for lane in status(place)["lanes"]] == [120.0]
+
+
+def test_neither_answers_nor_prompts_nor_keys_reach_the_log(place, provider):
+    provider.behave(answer='fixed:{"n": "THE-ANSWER"}')
+    (place.directory / "schema.json").write_text('{"type": "object", "properties": {"n": {"type": "integer"}}}')
+    (place.directory / "prompts.jsonl").write_text('"THE-PROMPT"\n"[[status 400]] THE-PROMPT"\n')
+    place.run("enqueue", "prompts.jsonl", "--schema", "schema.json")
+    said = place.run("worker", "--until-empty", "--log-level", "debug", env={"OPENAI_API_KEY": "sk-THE-KEY-0123456789"})
+    assert place.count("failed") == 2
+    assert "job.failed" in said.stderr
+    for secret in ("THE-ANSWER", "THE-PROMPT", "THE-KEY"):
+        assert secret not in said.stderr
+    assert "THE-ANSWER" in place.run("status", "prompts").stdout  # for whoever reads the database
 
 
 def test_running_workers_take_over_another_concurrency(place, provider):

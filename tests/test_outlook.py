@@ -37,6 +37,8 @@ ABANDONED = replace(OPEN, id=5, name="half", sealed_at=None)
 
 URL = "http://ours/v1"
 HALTED = Lane("echo", URL, "m", None, NOW - 1, NOW + 60_000, "no credit")
+JUST_HALTED = replace(HALTED, probe_at=NOW + 1_000)
+PROBED_IN_VAIN = replace(JUST_HALTED, vain_probes=1)
 PROBING = replace(HALTED, probe_at=NOW)
 TOLD_TO_WAIT = replace(PROBING, paused_until=NOW + 60_000)
 OTHER_SERVER = replace(HALTED, base_url="http://theirs/v1")
@@ -77,6 +79,8 @@ CASES = [
         Blocked(("demo is halted: no credit. When that is mended: `batchq resume demo`",)),
     ),
     (one(OPEN, LATER, UNCLAIMED, HALTED), Blocked),
+    (one(OPEN, DUE, UNCLAIMED, JUST_HALTED), "wait for a probe of their lane: no credit"),
+    (one(OPEN, DUE, UNCLAIMED, PROBED_IN_VAIN), Blocked),
     (one(OPEN, DUE, UNCLAIMED, PROBING), "demo are about to start"),
     (one(OPEN, DUE, UNCLAIMED, TOLD_TO_WAIT), Blocked),
     (one(OPEN, LATER, UNCLAIMED, OTHER_SERVER), "delayed by an earlier failure"),
@@ -152,6 +156,9 @@ def test_a_queue_is_seen_through_its_life(tmp_path):
         await hand.settle(halted(claim))
         seen.append(await ahead(store))
         clock.now = (await store.lanes())[0].probe_at
+        await hand.settle(*map(halted, await hand.claim()))
+        seen.append(await ahead(store))
+        clock.now = (await store.lanes())[0].probe_at
         await hand.settle(*map(done, await hand.claim()))
         return [*seen, await ahead(store)]
 
@@ -163,6 +170,7 @@ def test_a_queue_is_seen_through_its_life(tmp_path):
         "jobs of demo are in flight elsewhere",
         "jobs of demo are delayed by an earlier failure",
         "jobs of demo are throttled: slow down",
+        "jobs of demo wait for a probe of their lane: no credit",
         Blocked((halt,)),
         Finished(),
     ]
@@ -180,11 +188,13 @@ def test_a_dead_workers_job_in_a_paused_batch_is_not_waited_for(tmp_path):
 
 
 def test_the_halted_lane_of_another_server_does_not_block(tmp_path):
-    async def body(store, _clock):
+    async def body(store, clock):
         await fill(store, 1)
         hand = Hand(store)
         (claim,) = await hand.claim()
         await hand.settle(halted(claim))
+        clock.now = (await store.lanes())[0].probe_at
+        await hand.settle(*map(halted, await hand.claim()))
         return await look_ahead(store, {"echo"}, {"default": "http://another/v1"}), await ahead(store)
 
     elsewhere, here = in_store(tmp_path, body)

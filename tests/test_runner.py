@@ -10,18 +10,19 @@ from itertools import pairwise
 import anyio
 import pytest
 
+from batchq.discovery import FoundWorker, adapt
 from batchq.errors import CannotGoOn, ConfigurationError
 from batchq.jobs import JobState, NewBatch, NewJob, Result, RunnerIdentity, Serving, Wants
 from batchq.runner import Runner, RunnerOptions, Stop
 from batchq.store import ExchangeRequest, Store, open_store
-from batchq.worker import Endpoint, FoundWorker, Halt, Reject, RetryLater, Throttled, adapt
+from batchq.worker import Endpoint, Halt, Reject, RetryLater, Throttled
 
 ENDPOINTS = {"default": Endpoint("default", "http://127.0.0.1:1/v1")}
 DEADLINE = 30.0
 
 
 def found(name, function):
-    from batchq.worker import _always
+    from batchq.discovery import _always
 
     return {name: FoundWorker(name, _always(adapt(function)))}
 
@@ -173,7 +174,7 @@ def test_a_halted_lane_ends_the_run_with_its_reason_and_loses_nothing(queue):
 
         progress = await store.progress("b")
         assert (progress.counts.pending, progress.counts.failed) == (50, 0)
-        assert calls <= 4
+        assert calls <= 5  # those in flight, and a probe
         assert {row.attempts for row in await rows(store)} == {0}
 
         assert await runner(store, upper).run() is Stop.EMPTY
@@ -638,3 +639,18 @@ def test_an_abandoned_cancel_is_finished_by_any_runner(queue):
 
 async def finished(store: Store) -> bool:
     return (await store.progress("b")).finished
+
+
+def test_a_runner_that_is_to_end_when_empty_ends_soon_after_the_last_job(queue):
+    async def test(store):
+        await enqueue(store, 2)
+
+        async def worker(prompt):
+            await anyio.sleep(0.1 if prompt == "p0" else 0.2)
+            return prompt
+
+        began = time.monotonic()
+        assert await runner(store, worker, concurrency=1, lease_ms=60_000).run() is Stop.EMPTY
+        assert time.monotonic() - began < 4.0  # a beat is 5 s
+
+    queue(test)

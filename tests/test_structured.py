@@ -50,6 +50,9 @@ def test_an_answer_that_fits_is_its_value(answer):
         (None, "None is not of type 'object'"),
         ([PARIS], "is not of type 'object'"),
         ("[" * 100_000, "nested too deep"),
+        ('{"name": "Paris", "people": NaN}', "NaN is no JSON"),
+        ('{"name": "Paris", "people": 1e999}', "beyond all bounds"),
+        ("```json" + "\n" * 100_000, "not JSON"),
     ],
 )
 def test_an_answer_that_does_not_says_where_and_why(answer, complaint):
@@ -90,6 +93,10 @@ def test_nothing_is_fetched_that_a_schema_refers_to():
         schema_of(elsewhere)
     with pytest.raises(SchemaMismatch, match="can't be held to the schema"):
         hold_to(encode(elsewhere), '{"a": 1}')
+    nowhere: dict[str, Json] = {"type": "object", "properties": {"a": {"$ref": "#/$defs/missing"}}}
+    with pytest.raises(UnusableSchema, match="refers to '#/\\$defs/missing'"):
+        schema_of(nowhere)
+    assert schema_of({"type": "object", "properties": {"a": {"const": {"$ref": "http://x/"}}}})
     inside = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
     assert hold_to(encode(schema_of(inside)), '{"a": 1}') == {"a": 1}
 

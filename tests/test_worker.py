@@ -8,9 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from batchq.discovery import find_worker, installed_workers, worker_name
 from batchq.errors import ConfigurationError
 from batchq.request import RequestKeys, encode
-from batchq.worker import Endpoint, Request, RetryLater, find_worker, installed_workers, worker_name
+from batchq.worker import Endpoint, Request, RetryLater
 from batchq_workers import openrouter
 
 ENDPOINT = Endpoint("default", "http://127.0.0.1:1/v1")
@@ -129,6 +130,20 @@ def test_attribution_goes_to_openrouter_only(monkeypatch, tmp_path):
     told = (("HTTP-Referer", "https://labels.example"), ("X-OpenRouter-Title", "Labels"))
     assert load_settings().endpoint("default").headers == told
     assert load_settings(base_url="https://api.example.com/v1").endpoint("default").headers == ()
+
+
+def test_a_title_that_no_header_can_hold_is_named(monkeypatch, tmp_path):
+    from batchq.config import load_settings
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCHQ_APP_TITLE", "Größe")
+    with pytest.raises(ConfigurationError, match="BATCHQ_APP_TITLE is 'Größe'"):
+        load_settings().endpoint("default")
+
+
+def test_a_servers_words_that_quote_the_key_lose_it():
+    assert openrouter.redacted("no such key: 0123456789", "0123456789") == "no such key: [redacted]"
+    assert openrouter.redacted("no key at all: none", "none") == "no key at all: none"
 
 
 def test_a_call_carries_its_key_and_the_headers_of_its_endpoint():

@@ -12,7 +12,7 @@ import click
 
 from batchq.cli.estimate import say_estimate
 from batchq.cli.exits import say
-from batchq.cli.limit import LimitsAsked, asked_limits, describe, lane_url, limit_options, set_limits
+from batchq.cli.limit import LimitsAsked, asked_limits, lane_url, limit_options
 from batchq.cli.options import (
     HELP_NAMES,
     command_class,
@@ -67,6 +67,8 @@ def enqueue(
     """
     limits = asked_limits(options)
     asked = Asked(**options)
+    if dry_run and asked.skip_bad:
+        raise click.UsageError("--dry-run writes nothing: leave --skip-bad out")
     path = None if source == "-" else Path(source)
     name = checked_name(batch, path)
     if path is None and is_terminal(sys.stdin):
@@ -120,10 +122,9 @@ async def _add(
     from batchq.store import open_store
 
     async with await open_store(location, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
-        if limits:
-            lane = await set_limits(store, new.worker, url, new.model, limits)
-            say(f"batchq: {describe(lane)}")
-        return await add(store, survey, new, seal=seal, policy=policy)
+        return await add(
+            store, survey, new, seal=seal, policy=policy, before_adding=limits.setter(store, new.worker, url, new.model)
+        )
 
 
 def _report(done: Enqueued, asked: Asked, db: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LEAST = 0.001  # a call in 17 hours
+
 
 class Amount(click.ParamType[float]):
     """A positive number, or `none` for no limit, as 0."""
@@ -33,8 +35,8 @@ class Amount(click.ParamType[float]):
             number = float(value)
         except ValueError:
             self.fail(f"{value!r} is not a number; write 600, or none for no limit", param, ctx)
-        if not 0 < number <= MAX_INTEGER:
-            self.fail(f"{value!r} is not between 0 and {MAX_INTEGER:,}; `none` is no limit", param, ctx)
+        if not LEAST <= number <= MAX_INTEGER:
+            self.fail(f"{value!r} is not between {LEAST:g} and {MAX_INTEGER:,}; `none` is no limit", param, ctx)
         return number
 
 
@@ -50,6 +52,16 @@ class LimitsAsked:
     def __bool__(self) -> bool:
         """Whether any was given."""
         return any(value is not None for value in (self.rpm, self.tpm, self.max_inflight, self.burst))
+
+    def setter(self, store: Store, worker: str, base_url: str, model: str) -> Callable[[], Awaitable[None]] | None:
+        """Return what sets these limits for a lane and says so; None where none was given."""
+        if not self:
+            return None
+
+        async def set_and_say() -> None:
+            say(f"batchq: {describe(await set_limits(store, worker, base_url, model, self))}")
+
+        return set_and_say
 
     def over(self, lane: Lane) -> Limits:
         """Return the limits of a lane that has others, with these in their places."""
@@ -122,20 +134,24 @@ def limit(
     batchq limit openai/gpt-4o-mini --rpm 600 --tpm 200000
     batchq limit openai/gpt-4o-mini --max-inflight none
     """
-    from batchq.worker import worker_name
+    from batchq.discovery import worker_name
 
     limits = asked_limits(options)
     settings = settings_of(db=db, base_url=base_url)
     url = settings.require_endpoint(endpoint).base_url
-    lane = run_async(lambda: _limit(settings.db, worker_name(worker), url, model, limits, forget=forget))
-    say(f"batchq: {describe(lane)}")
+    lane, used = run_async(lambda: _limit(settings.db, worker_name(worker), url, model, limits, forget=forget))
+    say(f"batchq: {describe(lane)}" + ("" if used else f"; no batch asks {worker} for {model} yet"))
 
 
-async def _limit(location: str, worker: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool) -> Lane:
+async def _limit(
+    location: str, worker: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool
+) -> tuple[Lane, bool]:
     from batchq.store import open_store
 
     async with await open_store(location, create=bool(asked)) as store:
-        return await set_limits(store, worker, base_url, model, asked, forget=forget)
+        lane = await set_limits(store, worker, base_url, model, asked, forget=forget)
+        used = any((batch.worker, batch.model) == (worker, model) for batch in await store.batches())
+        return lane, used
 
 
 async def set_limits(

@@ -53,65 +53,71 @@ class Asked:
     skip_bad: Path | None
 
 
+_REQUEST = (
+    click.option("--model", help="The model, whatever the file says; else MODEL in environment or .env."),
+    click.option("--system", metavar="TEXT", help="A system prompt for every row that has none."),
+    click.option(
+        "--set", "params", metavar="KEY=VALUE", multiple=True, callback=parse_params,
+        help="A request parameter, e.g. temperature=0 or provider.sort=price. Repeatable.",
+    ),
+    click.option(
+        "--schema", type=click.Path(path_type=Path), metavar="FILE",
+        help="A JSON Schema that every answer must fit; the result is JSON then.",
+    ),
+    click.option(
+        "--schema-tries", type=click.IntRange(1, MAX_INTEGER), metavar="INTEGER",
+        help="Answers in a row that may miss the schema before a job fails.  [default: 3]",
+    ),
+    click.option("--id-field", metavar="NAME", help="The field or column of each row's custom_id."),
+    click.option("--prompt-field", metavar="NAME", help="The field or column of the prompt."),
+    click.option(
+        "--input-format", type=click.Choice(INPUT_FORMATS), help="Else told by the file's name."
+    ),
+    click.option(
+        "--worker", default="openrouter", show_default=True, metavar="NAME",
+        help="The worker that answers: an installed one, module:function or script.py:function.",
+    ),
+    click.option(
+        "--endpoint", default="default", show_default=True, metavar="NAME",
+        help="The server to call, by its name in the workers' settings.",
+    ),
+)  # fmt: skip
+
+# What is no part of the request, and may be given again.
+_POLICY = (
+    click.option(
+        "--priority", type=click.IntRange(-MAX_INTEGER, MAX_INTEGER), metavar="INTEGER",
+        help="Higher goes first.  [default: 0]",
+    ),
+    click.option(
+        "--max-attempts", type=click.IntRange(1, MAX_INTEGER), metavar="INTEGER",
+        help="Tries per job.  [default: 8]",
+    ),
+    click.option("--call-timeout", type=DURATION, help="The most that a call may take.  [default: 300s]"),
+    click.option(
+        "--budget", type=DOLLARS, help="Start no more jobs once the batch has cost so many dollars."
+    ),
+    click.option(
+        "--allow-unknown-cost/--no-allow-unknown-cost", default=None,
+        help="Go on under a budget though no answer tells its cost.",
+    ),
+    click.option(
+        "--allow-truncated/--no-allow-truncated", default=None,
+        help="Take answers that were cut off at their token limit.",
+    ),
+    click.option(
+        "--keep-response/--no-keep-response", default=None, help="Store the provider's whole answers too."
+    ),
+    click.option(
+        "--skip-bad", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="Write bad rows there and take the rest.",
+    ),
+)  # fmt: skip
+
+
 def request_options(command: F) -> F:
     """Add the options that make an `Asked`: its names are those of the command's keyword arguments."""
-    options = (
-        click.option("--model", help="The model, whatever the file says; else MODEL in environment or .env."),
-        click.option("--system", metavar="TEXT", help="A system prompt for every row that has none."),
-        click.option(
-            "--set", "params", metavar="KEY=VALUE", multiple=True, callback=parse_params,
-            help="A request parameter, e.g. temperature=0 or provider.sort=price. Repeatable.",
-        ),
-        click.option(
-            "--schema", type=click.Path(path_type=Path), metavar="FILE",
-            help="A JSON Schema that every answer must fit; the result is JSON then.",
-        ),
-        click.option(
-            "--schema-tries", type=click.IntRange(1, MAX_INTEGER), metavar="INTEGER",
-            help="Answers in a row that may miss the schema before a job fails.  [default: 3]",
-        ),
-        click.option("--id-field", metavar="NAME", help="The field or column of each row's custom_id."),
-        click.option("--prompt-field", metavar="NAME", help="The field or column of the prompt."),
-        click.option(
-            "--input-format", type=click.Choice(INPUT_FORMATS), help="Else told by the file's name."
-        ),
-        click.option(
-            "--worker", default="openrouter", show_default=True, metavar="NAME",
-            help="The worker that answers: an installed one, module:function or script.py:function.",
-        ),
-        click.option(
-            "--endpoint", default="default", show_default=True, metavar="NAME",
-            help="The server to call, by its name in the workers' settings.",
-        ),
-        click.option(
-            "--priority", type=click.IntRange(-MAX_INTEGER, MAX_INTEGER), metavar="INTEGER",
-            help="Higher goes first.  [default: 0]",
-        ),
-        click.option(
-            "--max-attempts", type=click.IntRange(1, MAX_INTEGER), metavar="INTEGER",
-            help="Tries per job.  [default: 8]",
-        ),
-        click.option("--call-timeout", type=DURATION, help="The most that a call may take.  [default: 300s]"),
-        click.option(
-            "--budget", type=DOLLARS, help="Start no more jobs once the batch has cost so many dollars."
-        ),
-        click.option(
-            "--allow-unknown-cost/--no-allow-unknown-cost", default=None,
-            help="Go on under a budget though no answer tells its cost.",
-        ),
-        click.option(
-            "--allow-truncated/--no-allow-truncated", default=None,
-            help="Take answers that were cut off at their token limit.",
-        ),
-        click.option(
-            "--keep-response/--no-keep-response", default=None, help="Store the provider's whole answers too."
-        ),
-        click.option(
-            "--skip-bad", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-            help="Write bad rows there and take the rest.",
-        ),
-    )  # fmt: skip
-    for option in reversed(options):
+    for option in reversed(_REQUEST + _POLICY):
         command = option(command)
     return command
 
@@ -180,8 +186,8 @@ def _timeout_ms(asked: Asked) -> int | None:
 
 
 def _new_batch(asked: Asked) -> NewBatch:
+    from batchq.discovery import worker_name
     from batchq.jobs import DEFAULT_CALL_TIMEOUT_MS, DEFAULT_MAX_ATTEMPTS, NewBatch
-    from batchq.worker import worker_name
 
     settings: dict[str, Json] = {}
     if asked.system:
@@ -231,7 +237,7 @@ def _read_schema(path: Path) -> dict[str, Json]:
 
 def _model_needs(worker: str) -> tuple[bool, bool]:
     """Return whether a worker needs a model, and whether it may want one; imports no code of the user's."""
-    from batchq.worker import find_worker, installed_workers
+    from batchq.discovery import find_worker, installed_workers
 
     if ":" in worker:
         return False, True

@@ -11,7 +11,7 @@ import click
 from batchq.cli.collect import exit_code, report
 from batchq.cli.enqueue import checked_name, refuse_bad_name
 from batchq.cli.exits import say
-from batchq.cli.limit import LimitsAsked, asked_limits, describe, limit_options, set_limits
+from batchq.cli.limit import LimitsAsked, asked_limits, limit_options
 from batchq.cli.options import (
     DURATION,
     HELP_NAMES,
@@ -28,12 +28,13 @@ from batchq.cli.worker import lease_in_ms
 if TYPE_CHECKING:
     from batchq.config import Settings
     from batchq.coordinator import Collected
+    from batchq.discovery import FoundWorker
     from batchq.jobs import Batch, NewBatch
     from batchq.producer import Policy
     from batchq.runner import RunnerOptions
     from batchq.store import Store
     from batchq.survey import Survey
-    from batchq.worker import Endpoint, FoundWorker
+    from batchq.worker import Endpoint
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Enqueue, work and collect in one.")
@@ -143,10 +144,8 @@ async def _enqueue_and_work(
     from batchq.store import open_store
 
     async with await open_store(settings.db, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
-        if limits:
-            lane = await set_limits(store, new.worker, endpoint.base_url, new.model, limits)
-            say(f"batchq: {describe(lane)}")
-        done = await enqueue(store, survey, new, whole=True, policy=policy)
+        setter = limits.setter(store, new.worker, endpoint.base_url, new.model)
+        done = await enqueue(store, survey, new, whole=True, policy=policy, before_adding=setter)
         say_policy(done)
         retried = await _retry_what_may_pass(store, done.batch)
         say(

@@ -13,10 +13,11 @@ from batchq.cli.text import plural
 if TYPE_CHECKING:
     from batchq.cli.voice import Voice
     from batchq.config import Settings
+    from batchq.discovery import FoundWorker
     from batchq.jobs import Batch
     from batchq.runner import RunnerOptions
     from batchq.store import Store
-    from batchq.worker import Endpoint, FoundWorker
+    from batchq.worker import Endpoint
 
 MIN_LEASE_SECONDS = 1.0
 _SHOWN_BATCHES = 10

@@ -57,7 +57,7 @@ def json_rows(name: str, columns: Mapping[str, TypeEngine[Any]]) -> Subquery:
 
 
 def json_list(name: str) -> Select[tuple[int]]:
-    """Return a SELECT of the numbers in the JSON array bound as `name`, for use with IN."""
+    """Return a SELECT of the values in the JSON array bound as `name`, for use with IN."""
     item = func.json_each(bindparam(name, type_=Text)).table_valued("value", name=f"{name}_item")
     return select(item.c.value)
 

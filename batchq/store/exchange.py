@@ -65,7 +65,9 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     tally, book = Tally(), LaneBook(tx)
     settled, late = write_settlements(tx, blame(book, request.settlements), tally)
     act_on_lanes(book, tx.now, settled)
-    book.save()  # a pause or a halt of this very moment holds for the claims below
+    # A pause or a halt of this very moment holds for the claims below, and so does what was just spent.
+    book.save()
+    tally.write(tx, request.runner.id)
     lost = renew(tx, [item for item in request.held if item.renew], request.runner.lease_ms)
     claims: list[Claim] = []
     in_hand = {item.job_id for item in request.held}

@@ -50,7 +50,7 @@ class Tally:
         deltas["unpriced" if answer.cost is None else "priced"] += 1
 
     def write(self, tx: Transaction, runner: str) -> None:
-        """Add the deltas to this writer's rows."""
+        """Add the deltas to this writer's rows, and start with nothing changed again."""
         rows = [
             {"batch_id": batch_id, "runner": runner, **deltas}
             for batch_id, deltas in self._batches.items()
@@ -58,6 +58,7 @@ class Tally:
         ]
         if rows:
             tx.connection.execute(upsert_adding(tallies, KEY), rows)
+        self._batches.clear()
 
 
 _SUMS = select(tallies.c.batch_id, *(func.sum(tallies.c[name]).label(name) for name in COUNTERS)).group_by(

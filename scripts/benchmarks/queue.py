@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from batchq.config import OPENROUTER_URL
+from batchq.discovery import find_worker
 from batchq.log import set_up_logging
 from batchq.process import run_event_loop
 from batchq.runner import Runner, RunnerOptions
 from batchq.store import open_store
-from batchq.worker import Endpoint, find_worker
+from batchq.worker import Endpoint
 from scripts.benchmarks.processes import in_child
 from scripts.benchmarks.queues import ask, copy_queue, make_queue, prompts, resume, wait_until_empty, workers
 from scripts.benchmarks.sizes import Plan, interleaved

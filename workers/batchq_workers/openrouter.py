@@ -19,8 +19,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, overload
 from urllib.parse import urlsplit
 
-from batchq.prices import Prices
-from batchq.worker import Answer, ConfigurationError, Endpoint, Json, Plugin, Request, RetryLater, is_openrouter
+from batchq.worker import (
+    Answer,
+    ConfigurationError,
+    Endpoint,
+    Json,
+    Plugin,
+    Prices,
+    Request,
+    RetryLater,
+    is_openrouter,
+)
 from batchq_workers.classify import Steer, classify
 
 if TYPE_CHECKING:
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 # Slots are the limit, not the pool: a call that waits for a connection would run into its deadline.
 MAX_CONNECTIONS = 4096
 CONNECT_SECONDS = 10.0
+_SHORTEST_KEY = 8  # what is shorter is a placeholder, and may be a word
 
 
 @asynccontextmanager
@@ -95,6 +105,7 @@ def _caller(
         verdict = classify(response.status_code, response.headers, response.content, request.url)
         if isinstance(verdict, Steer):
             verdict.answer = priced(verdict.answer, prices, request.model)
+            verdict.args = (redacted(str(verdict), endpoint.api_key),)
             raise verdict
         return priced(verdict, prices, request.model)
 
@@ -112,6 +123,11 @@ def body_for(endpoint: Endpoint, request: Request) -> dict[str, Json]:
     provider = request.body.get("provider")
     chosen = provider if isinstance(provider, dict) else {}
     return {**request.body, "provider": {"require_parameters": True, **chosen}}
+
+
+def redacted(text: str, key: str | None) -> str:
+    """Return a message without the key that the call was made with: some servers quote it."""
+    return text.replace(key, "[redacted]") if key and len(key) >= _SHORTEST_KEY else text
 
 
 @overload
