@@ -369,7 +369,7 @@ async def test_a_job_given_back_by_another_is_not_claimed_while_it_is_still_in_h
     await frozen.claim()
     clock.advance(LEASE_MS)
     (claim,) = await other.claim()
-    await other.settle(throttled(claim))
+    await other.settle(released(claim))
     reply = await frozen.send(frozen.request(slots=1))
     assert reply.claims == ()
     assert reply.wake_in_ms > 0, "it would spin"
@@ -654,12 +654,13 @@ async def test_being_halted_costs_no_attempt(store):
     assert (row["state"], row["attempts"], row["token"]) == ("pending", 0, 1)
 
 
-async def test_a_job_throttled_a_hundred_times_keeps_its_attempts(store):
+async def test_a_job_throttled_a_hundred_times_keeps_its_attempts(store, clock):
     batch = await fill(store, 1, max_attempts=1)
     hand = Hand(store)
     for _ in range(100):
         (claim,) = await hand.claim()
         await hand.settle(throttled(claim))
+        clock.advance(60_000)
     (claim,) = await hand.claim()
     assert (claim.attempts, claim.throttles, claim.token) == (1, 100, 101)
     await hand.settle(done(claim))
