@@ -208,6 +208,7 @@ lanes = Table(
     Column("learned_rate", Float),
     Column("rate_at_last_429", Float),
     Column("rate_before", Float, nullable=False),
+    Column("rate_proven", Float, nullable=False),
     Column("learned_left", Float, nullable=False),
     Column("learned_burst", Float, nullable=False),
     Column("opening", Float, nullable=False),

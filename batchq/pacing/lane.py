@@ -22,7 +22,7 @@ TOKEN_BURST_SECONDS = 6.0
 FIRST_TOKENS = 1_000.0
 _MEAN_WEIGHT = 0.1
 _TAUGHT = (
-    "learned_rate", "rate_at_last_429", "rate_before", "learned_left", "learned_burst", "opening", "saturated",
+    "learned_rate", "rate_at_last_429", "rate_before", "rate_proven", "learned_left", "learned_burst", "opening", "saturated",
     "sustained", "resumed_at", "started", "rejected", "accepted", "vain_pauses", "cut_at", "paused_until",
 )  # fmt: skip
 _LONGEST_WAIT_MS = 366 * 24 * 3_600_000
@@ -54,6 +54,7 @@ class LaneState:
     learned_rate: float | None = None
     rate_at_last_429: float | None = None
     rate_before: float = 0.0
+    rate_proven: float = 0.0
     learned_left: float = 0.0
     learned_burst: float = 1.0
     opening: float = 1.0

@@ -27,6 +27,7 @@ BURST_SECONDS, BURST_PART = 0.1, 0.4
 # How far below the rate of the last 429 to go on, and where "near it" begins.
 _BACK, _FEW_BACK, _NEAR = 0.97, 0.7, 0.97
 _FEW_CALLS = 4
+_PROVEN_PART, _FADE = 0.7, 0.9
 # A bucket's burst is in what an episode let through, and is no part of its rate.
 _BURST_SHARE, _BURST_MOST = 0.2, 5.0
 _SHORTEST_MEASURE = 0.2
@@ -87,7 +88,7 @@ def resume(state: LaneState, now: int, in_flight: int) -> LaneState:
     if state.learned_rate is None:
         state = _first_rate(state, (now - state.cut_at) / 1000, in_flight)
     else:
-        state = _judge(state, state.learned_rate)
+        state = _judge(state, state.learned_rate, (now - state.cut_at) / 1000)
     return replace(
         state,
         resumed_at=now, started=0, rejected=0, accepted=0, cut_at=None, saturated=False,
@@ -100,29 +101,35 @@ def _first_rate(state: LaneState, pause: float, in_flight: int) -> LaneState:
     # Where nothing was let through, what was tried is the best guess: an outage tells nothing of a rate.
     calls = state.accepted + in_flight or state.rejected
     rate = max(1.0, calls / max(pause, 0.25))
+    burst = BURST_PART * calls
+    # Who lets more through than it refuses may not have refused for the rate: more than one call may try again.
+    opening = max(1.0, burst) if state.accepted + in_flight > state.rejected else 1.0
     return replace(
         state,
         learned_rate=rate, rate_before=rate, rate_at_last_429=None,
-        learned_burst=BURST_PART * calls, opening=1.0, sustained=0,
+        learned_burst=burst, opening=opening, sustained=0,
     )  # fmt: skip
 
 
-def _judge(state: LaneState, rate: float) -> LaneState:
+def _judge(state: LaneState, rate: float, pause: float) -> LaneState:
     assert state.cut_at is not None  # noqa: S101 - as above
     calls = max(0, state.started - state.rejected)
     seconds = max(state.cut_at - state.resumed_at, 1) / 1000
     sudden = seconds < _SUDDEN_SECONDS and calls < state.sustained * _SHORTER
     if sudden or not calls:
-        opening = min(3 * state.opening + 1, _OPENING_MOST) if calls else 1.0
+        opening = min(3 * state.opening + 1, _OPENING_MOST) if calls else max(1.0, state.opening / 3)
         return replace(state, sustained=calls, opening=opening, learned_rate=max(rate, state.rate_before))
-    measured = (calls - min(_BURST_MOST, _BURST_SHARE * calls)) / seconds
+    through = calls - min(_BURST_MOST, _BURST_SHARE * calls)
+    measured = through / seconds
     if state.rate_at_last_429 is None:
         # The rate was still growing fast: the limit lies between the average and what it had come to.
         measured = (measured * rate) ** 0.5
     limit = min(rate, max(measured, _TRUSTED * rate if seconds > _LONG_SECONDS else 0.0))
     if seconds < _SHORTEST_MEASURE:
         limit = rate
-    slower = max(LOWEST_RATE, limit * (_FEW_BACK if calls < _FEW_CALLS else _BACK))
+    # What went through in all, pauses included, the lane stands in any case, by whatever else it refuses.
+    proven = max(through / (seconds + pause), _FADE * state.rate_proven)
+    slower = max(LOWEST_RATE, limit * (_FEW_BACK if calls < _FEW_CALLS else _BACK), _PROVEN_PART * proven)
     # An opening that was not used up was not what was refused.
     used_up = state.started >= state.opening or seconds < _SHORTEST_MEASURE
     opened = min(state.opening, calls) if used_up else state.opening
@@ -130,7 +137,8 @@ def _judge(state: LaneState, rate: float) -> LaneState:
         state,
         learned_rate=slower,
         rate_at_last_429=limit,
-        rate_before=max(slower, 0.9 * rate),
+        rate_before=max(slower, _FADE * rate),
+        rate_proven=proven,
         opening=max(1.0, 0.8 * opened),
         sustained=calls,
     )
