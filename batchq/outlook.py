@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchq.jobs import Batch, BatchState, Lane, LiveBatch, Unfinished
 from batchq.store import Store
-from batchq.waiting import NO_COSTS, over_budget
+from batchq.waiting import AFTER_NO_COSTS, NO_COSTS, command_for, over_budget
 
 PROBE_SOON_MS = 5_000
 
@@ -44,13 +44,17 @@ async def look_ahead(
     `endpoints` maps the names that this process knows to its base URLs for them: another process may call
     another server under the same name, and its lanes say nothing here.
     """
-    return weigh(await store.unfinished(), workers, endpoints, batch_ids)
+    return weigh(await store.unfinished(), workers, endpoints, batch_ids, store.location)
 
 
 def weigh(
-    left: Unfinished, workers: Collection[str], endpoints: Mapping[str, str], batch_ids: Collection[int] | None = None
+    left: Unfinished,
+    workers: Collection[str],
+    endpoints: Mapping[str, str],
+    batch_ids: Collection[int] | None = None,
+    database: str = "",
 ) -> Outlook:
-    """Say what becomes of all that is left, for a process that serves these."""
+    """Say what becomes of all that is left, for a process that serves these; commands name `database`."""
     unserved: list[str] = []
     waiting: list[str] = []
     blocked: list[str] = []
@@ -72,12 +76,12 @@ def weigh(
         if reason := _why_it_moves(found, left.now) or _why_it_will_move(found, lane, left.now):
             waiting.append(reason)
         else:
-            blocked.append(_why_blocked(found, lane))
+            blocked.append(_why_blocked(found, lane, database))
     for batch in filter(ours, left.unsealed):
         if batch.enqueue_until > left.now:
             waiting.append(f"a producer is adding to {batch.name}")
         else:
-            blocked.append(_why_unsealed(batch))
+            blocked.append(_why_unsealed(batch, database))
     if waiting:
         return Waiting("; ".join(waiting))
     return Blocked(tuple(blocked)) if blocked else Finished(tuple(unserved))
@@ -114,20 +118,22 @@ def _why_it_will_move(found: LiveBatch, lane: Lane | None, now: int) -> str | No
     return f"jobs of {batch.name} are about to start"
 
 
-def _why_blocked(found: LiveBatch, lane: Lane | None) -> str:
+def _why_blocked(found: LiveBatch, lane: Lane | None, database: str) -> str:
     batch = found.batch
     if found.over_budget:
-        return f"{batch.name}: {over_budget(batch, found.spent)}. To go on: `batchq budget {batch.name} DOLLARS`"
+        command = command_for("budget", database, batch.name, "DOLLARS")
+        return f"{batch.name}: {over_budget(batch, found.spent, found.unpriced)}. To go on: {command}"
     if batch.lacks_costs(found.spent, found.unpriced):
-        return f"{batch.name}: {NO_COSTS}. To go on all the same: `batchq budget {batch.name} none`"
+        return f"{batch.name}: {NO_COSTS}. {AFTER_NO_COSTS} {command_for('budget', database, batch.name, 'none')}"
     if batch.state is BatchState.PAUSED:
-        return f"{batch.name} is paused: `batchq resume {batch.name}`"
+        return f"{batch.name} is paused: {command_for('resume', database, batch.name)}"
     reason = lane.reason if lane is not None and lane.reason is not None else "no reason given"
-    return f"{batch.name} is halted: {reason}. When that is mended: `batchq resume {batch.name}`"
+    resume = command_for("resume", database, batch.name)
+    return f"{batch.name} is halted: {reason.rstrip('.')}. When that is mended: {resume}"
 
 
-def _why_unsealed(batch: Batch) -> str:
+def _why_unsealed(batch: Batch, database: str) -> str:
     return (
-        f"{batch.name} is not complete: run the same `batchq enqueue` again, or `batchq seal {batch.name}` "
-        "if all of it is there"
+        f"{batch.name} is not complete: run the same `batchq enqueue` again, or"
+        f" {command_for('seal', database, batch.name)} if all of it is there"
     )

@@ -120,6 +120,9 @@ async def _apply(store: Store, batch: Batch, policy: Policy, source: str | None)
     changed: dict[str, int | bool] = {
         name: value for name, value in asdict(policy).items() if value not in {None, getattr(batch, name)}
     }
+    # The same command again resumes: what an operator has raised since stays raised.
+    if batch.budget is not None and changed.get("budget", 0) < batch.budget:
+        changed.pop("budget", None)
     moved: dict[str, object] = {"source": source} if source not in {None, batch.source} else {}
     if changed or moved:
         batch = await store.update_policy(batch, {**changed, **moved})

@@ -6,6 +6,7 @@ then sleeps until an attempt ends or there may be something to claim.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import uuid
@@ -88,6 +89,7 @@ class Runner:
             concurrency=options.concurrency,
             serves=",".join(sorted(workers)),
             lease_ms=options.lease_ms,
+            endpoints=json.dumps(self._base_urls),
         )
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._conversation = Conversation(store, self.identity)

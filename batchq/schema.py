@@ -97,6 +97,8 @@ jobs = Table(
     Column("halted_at", BigInteger),
     Column("claimed_by", Text),
     Column("claimed_at", BigInteger),
+    # The lane of its last claim: which server a process calls is its own affair.
+    Column("lane", Text),
     Column("result", Text),
     Column("response", Text),
     Column("error", Text),
@@ -276,6 +278,8 @@ runners = Table(
     Column("wanted_concurrency", Integer),
     Column("in_flight", Integer, nullable=False),
     Column("serves", Text, nullable=False),
+    # JSON: the base URL of each endpoint that it knows.
+    Column("endpoints", Text, nullable=False),
     Column("lease_ms", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("seen_at", BigInteger, nullable=False),

@@ -23,6 +23,11 @@ DEFAULT_SCHEMA_TRIES = 3
 NAME_CHARACTERS = 64
 _SHOWN = 300
 _FENCE = "```"
+# A schema without any of these takes every object.
+_DEMANDS = frozenset(
+    {"properties", "patternProperties", "additionalProperties", "required", "propertyNames", "minProperties",
+     "$ref", "anyOf", "oneOf", "allOf", "if", "type"}
+)  # fmt: skip
 # What stands under these is no schema.
 _VALUES = frozenset({"enum", "const", "default", "examples"})
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
@@ -55,6 +60,10 @@ def check_schema(schema: Json) -> None:
 
     if not isinstance(schema, dict):
         raise UnusableSchema("it is not a JSON object")
+    if "schema" in schema or "json_schema" in schema:
+        raise UnusableSchema("it wraps a schema: give what stands under `schema` in it")
+    if not _DEMANDS & schema.keys():
+        raise UnusableSchema("it asks for nothing: it names no properties")
     try:
         validator_for(schema).check_schema(schema)
         _check_references(schema)

@@ -30,13 +30,13 @@ def why_waiting(progress: Progress, database: str) -> str | None:
 def _why_shut(progress: Progress, database: str) -> str | None:
     batch, counts = progress.batch, progress.counts
     if batch.state is BatchState.PURGING:
-        return f"being purged, by somebody else or half-way: {_command('purge', database, batch.name)} completes it"
+        return f"being purged, by somebody else or half-way: {command_for('purge', database, batch.name)} completes it"
     if batch.state is BatchState.CANCELLED:
         return f"cancelled: its last {counts.live:,} jobs are on their way out"
     if not counts.live:
         return _why_unsealed(progress, database)
     if batch.state is BatchState.PAUSED:
-        return f"paused: {_command('resume', database, batch.name)}"
+        return f"paused: {command_for('resume', database, batch.name)}"
     return None
 
 
@@ -46,7 +46,7 @@ def _why_unsealed(progress: Progress, database: str) -> str:
         return f"a producer is still adding to {name}"
     return (
         f"{name} is not sealed and its producer is gone: run the same enqueue again, or, if all is there,"
-        f" {_command('seal', database, name)}"
+        f" {command_for('seal', database, name)}"
     )
 
 
@@ -55,20 +55,25 @@ def _why_unaffordable(progress: Progress, database: str) -> str | None:
         return None
     batch, name = progress.batch, progress.batch.name
     if progress.over_budget:
-        command = _command("budget", database, name, "DOLLARS")
-        return f"{over_budget(batch, progress.cost)}: {command} raises it"
+        command = command_for("budget", database, name, "DOLLARS")
+        return f"{over_budget(batch, progress.cost, progress.unpriced)}: {command} raises it"
     if batch.lacks_costs(progress.cost, progress.unpriced):
-        command = _command("budget", database, name, "none")
-        return f"{NO_COSTS}: {command} lifts it, or enqueue again with --allow-unknown-cost"
+        command = command_for("budget", database, name, "none")
+        return f"{NO_COSTS}. {AFTER_NO_COSTS} {command}"
     return None
 
 
+USUAL_WORKER = "openrouter"
 NO_COSTS = "it has a budget, but its provider tells no cost, and no price is known"
 
 
-def over_budget(batch: Batch, cost: int | None) -> str:
-    """Say that a batch has spent its budget."""
-    return f"the budget is spent (${(cost or 0) / NANO:,.4f} of ${(batch.budget or 0) / NANO:,.4f})"
+AFTER_NO_COSTS = "To go on all the same: --allow-unknown-cost with the same enqueue or run, or"
+
+
+def over_budget(batch: Batch, cost: int | None, unpriced: int) -> str:
+    """Say that a batch has spent its budget; answers that told no cost count at the others' average."""
+    told = f"; {unpriced:,} answers told no cost, and count at the average" if unpriced else ""
+    return f"the budget is spent (${(cost or 0) / NANO:,.6f} of ${(batch.budget or 0) / NANO:,.6f}{told})"
 
 
 def _why_unserved(progress: Progress, database: str) -> str | None:
@@ -78,8 +83,10 @@ def _why_unserved(progress: Progress, database: str) -> str | None:
     options = ["--worker", batch.worker] if ":" in batch.worker else []
     others = sorted({name for runner in progress.runners for name in runner.serves.split(",")})
     at_work = f" (those at work serve {', '.join(others)})" if others else ""
-    start = _command("worker", database, *options)
-    return f"no live worker serves {batch.worker}{at_work}: start one with {start}"
+    start = command_for("worker", database, *options)
+    halted = next((lane for lane in progress.lanes if lane.halted_at is not None), None)
+    before = f"; the last one was stopped by {lane_label(halted)}: {halted.reason}" if halted else ""
+    return f"no live worker serves {batch.worker}{at_work}: start one with {start}{before}"
 
 
 def _why_lane(progress: Progress, database: str) -> str | None:
@@ -97,10 +104,10 @@ def _why_lane(progress: Progress, database: str) -> str | None:
     ]
     if halted:
         lane = halted[0]
-        probe = f"; tried again at {clock(lane.probe_at)}" if (lane.probe_at or 0) > progress.now else ""
+        probe = f"; next try at {clock(lane.probe_at)}" if (lane.probe_at or 0) > progress.now else ""
         return (
             f"halted at {lane_label(lane)}: {lane.reason or 'no reason given'}; when that is mended,"
-            f" {_command('resume', database, progress.batch.name)}{probe}"
+            f" {command_for('resume', database, progress.batch.name)}{probe}"
         )
     throttled = [lane for lane in progress.lanes if (lane.paused_until or 0) > progress.now]
     if throttled:
@@ -135,11 +142,15 @@ def _delayed(progress: Progress) -> bool:
 
 def lane_label(lane: Lane) -> str:
     """Return what people call a lane."""
-    return f"{lane.base_url} ({lane.model})" if lane.model else lane.base_url
+    parts = [lane.model] if lane.model else []
+    parts += [f"worker {lane.worker}"] if lane.worker != USUAL_WORKER else []
+    return f"{lane.base_url} ({', '.join(parts)})" if parts else lane.base_url
 
 
-def _command(verb: str, database: str, *arguments: str) -> str:
-    return f"`{shlex.join(['batchq', verb, *arguments, '--db', database])}`"
+def command_for(verb: str, database: str, *arguments: str) -> str:
+    """Return a command as it can be copied; `database` where one has to be named."""
+    named = ["--db", database] if database else []
+    return f"`{shlex.join(['batchq', verb, *arguments, *named])}`"
 
 
 def _serving(progress: Progress) -> list[RunnerInfo]:

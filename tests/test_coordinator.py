@@ -54,7 +54,7 @@ def database(tmp_path):
         (progress(replace(OPEN, sealed_at=None, enqueue_until=NOW + 1), Counts(done=6)), "a producer is still adding"),
         (progress(replace(OPEN, sealed_at=None), Counts(done=6)), "or, if all is there, `batchq seal demo --db"),
         (progress(replace(OPEN, sealed_at=None)), None),
-        (progress(lanes=[HALTED]), "halted at http://x/v1 (m): no credit; when that is mended, `batchq resume demo"),
+        (progress(lanes=[HALTED]), "halted at http://x/v1 (m, worker echo): no credit; when that is mended, `batchq resume demo"),
         (progress(lanes=[THROTTLED]), ": slow down"),
         (progress(lanes=[replace(THROTTLED, paused_until=NOW - 1)]), None),
         (progress(due=NOW + 60_000), "all 4 jobs left are delayed by an earlier failure, the first until"),
@@ -66,7 +66,7 @@ def database(tmp_path):
         (progress(due=NOW + 60_000, lanes=[HALTED]), "all 4 jobs left are delayed"),
         (progress(lanes=[replace(HALTED, probe_at=NOW - 60_000)]), None),
         # A lease that ran out is nobody's: what keeps its job is said.
-        (progress(counts=Counts(inflight=1), due=None, leased=NOW, lanes=[HALTED]), "halted at http://x/v1 (m)"),
+        (progress(counts=Counts(inflight=1), due=None, leased=NOW, lanes=[HALTED]), "halted at http://x/v1 (m, worker echo)"),
         (progress(runners=[replace(IDLE, in_flight=16)]), "the live workers are busy with other batches"),
         (progress(replace(OPEN, endpoint="mine")), "may not name the endpoint 'mine'"),
     ],
@@ -78,7 +78,7 @@ def test_what_waits_says_why(where, reason):
 
 def test_throttled_says_until_when():
     until = time.strftime("%H:%M:%S", time.localtime((NOW + 60_000) / 1000))
-    assert f"{until} at http://x/v1 (m): slow down" in why_waiting(progress(lanes=[THROTTLED]), DB)
+    assert f"{until} at http://x/v1 (m, worker echo): slow down" in why_waiting(progress(lanes=[THROTTLED]), DB)
 
 
 def test_pace_is_that_of_the_last_half_minute():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from store_driver import (
     LEASE_MS,
+    SERVING,
     Clock,
     Hand,
     check_tallies,
@@ -22,7 +23,7 @@ from store_driver import (
     throttled,
 )
 
-from batchq.jobs import JobState, Usage
+from batchq.jobs import JobState, Serving, Usage
 from batchq.pacing import Limits
 from batchq.store import Store
 
@@ -304,6 +305,30 @@ async def test_calls_in_flight_are_limited_across_runners_and_expired_leases_do_
     second.forget()
     clock.advance(LEASE_MS)
     assert len(await Hand(store, "c").claim(9)) == 3
+
+
+async def test_calls_at_one_server_leave_the_room_at_another(store, clock):
+    await fill(store, 20)
+    await store.set_limits("echo", "http://b/v1", "", Limits(max_inflight=2))
+    at_a = (Serving("echo", "default", "http://a/v1", opened=True),)
+    at_b = (Serving("echo", "default", "http://b/v1", opened=True),)
+    assert len(await Hand(store, "a").claim(9, serving=at_a)) == 9
+    assert len(await Hand(store, "b").claim(9, serving=at_b)) == 2
+    (lane,) = await store.lanes()
+    assert lane.in_flight == 2
+
+
+async def test_a_batch_waits_for_lanes_of_the_servers_that_its_runners_call(store, clock):
+    from dataclasses import replace
+
+    await fill(store, 5)
+    hand = Hand(store)
+    await halt(store, hand)
+    told = lambda url: replace(identity("told"), endpoints=f'{{"default": "{url}"}}')  # noqa: E731
+    await store.register(told("http://another/v1"))
+    assert (await store.progress("demo")).lanes == ()
+    await store.register(replace(told(SERVING[0].base_url), id="ours"))
+    assert [lane.base_url for lane in (await store.progress("demo")).lanes] == [SERVING[0].base_url]
 
 
 async def test_limits_change_while_runners_work(store, clock):

@@ -129,6 +129,18 @@ def test_a_budget_holds_to_the_cent_and_is_raised(place, provider):
     assert spent(place)[0] == round(provider.ledger()["cost"] * 1e9)
 
 
+def test_the_same_run_goes_on_under_a_budget_that_was_raised_meanwhile(place):
+    place.write_prompts(40)
+    command = ("run", "prompts.jsonl", "-o", "out.jsonl", "--batch", "it's mine", "--budget", "0.000001", "-c", "2")
+    stopped = place.run(*command)
+    assert stopped.returncode == 5
+    assert "then run the same command again" in stopped.stderr
+    assert f"batchq budget 'it'\"'\"'s mine' DOLLARS --db {place.database}" in stopped.stderr
+    place.run("budget", "it's mine", "10")
+    assert place.run(*command).returncode == 0
+    assert place.count("done") == 40
+
+
 def test_a_worker_that_stays_says_that_a_budget_is_spent_and_goes_on_when_it_is_raised(place):
     place.write_prompts(40)
     place.run("enqueue", "prompts.jsonl", "--budget", "0.000000001")
@@ -188,7 +200,7 @@ def test_limits_are_set_shown_and_lifted(place):
     assert (lane["rpm"], lane["tpm"], lane["max_inflight"]) == (None, 1000.0, 5)
     assert "1,000 tokens/min; at most 5 in flight; 0 in flight now" in place.run("status").stdout
     place.run("limit", "fake/model", "--tpm", "none", "--max-inflight", "none")
-    assert "no limit" in place.run("limit", "fake/model").stderr
+    assert "no limit" in place.run("limit", "fake/model").stdout
 
 
 @pytest.mark.parametrize(
@@ -204,6 +216,15 @@ def test_limits_are_set_shown_and_lifted(place):
 def test_what_can_not_be_a_limit_is_refused(place, options, complaint):
     refused = place.run("limit", "fake/model", *options)
     assert (refused.returncode, complaint in refused.stderr) == (2, True)
+
+
+def test_a_limit_of_another_server_than_workers_call_is_told(place, provider):
+    place.write_prompts(1)
+    place.run("enqueue", "prompts.jsonl")
+    place.start("worker", "-c", "1")
+    wait_for(lambda: place.count("done") == 1, "a worker")
+    told = place.run("limit", "fake/model", "--rpm", "6", "--base-url", "http://127.0.0.1:9/v1").stderr
+    assert f"workers call {provider.base_url} for this endpoint" in told
 
 
 def test_limits_of_an_enqueue_are_those_of_its_lane(place):

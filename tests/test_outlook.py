@@ -163,7 +163,7 @@ def test_a_queue_is_seen_through_its_life(tmp_path):
         return [*seen, await ahead(store)]
 
     reasons = [found.reason if isinstance(found, Waiting) else found for found in in_store(tmp_path, body)]
-    halt = "demo is halted: no credit. When that is mended: `batchq resume demo`"
+    halt = f"demo is halted: no credit. When that is mended: `batchq resume demo --db {tmp_path / 'queue.db'}`"
     assert reasons == [
         Finished(),
         "jobs of demo are in flight elsewhere; a producer is adding to demo",

@@ -178,7 +178,7 @@ def test_rows_with_and_without_ids_do_not_mix(database, prompts, ids_first):
 
 def test_other_settings_are_an_error(database, prompts):
     add(database, write_lines(prompts, ["a"]))
-    with pytest.raises(BatchConflict, match="settings"):
+    with pytest.raises(BatchConflict, match='system is null, not "be brief"'):
         add(database, prompts, NewBatch("b", "echo", settings={"system": "be brief"}))
 
 

@@ -73,6 +73,8 @@ PARAMETERS = {
     "limit": 16,
     "lease_ms": 60_000,
     "me": "runner",
+    "of_lane": "lane",
+    "lane": "lane",
     "in_hand": json.dumps(list(range(1, 17))),
     "attempt_limit": 8,
     "serving": json.dumps([("echo", "default", SERVING[0].base_url, 1)]),

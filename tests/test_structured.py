@@ -101,7 +101,11 @@ def test_nothing_is_fetched_that_a_schema_refers_to():
     assert hold_to(encode(schema_of(inside)), '{"a": 1}') == {"a": 1}
 
 
-@pytest.mark.parametrize("schema", [{"type": "objekt"}, {"type": "string"}, {"properties": 3}])
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "objekt"}, {"type": "string"}, {"properties": 3}, {}, {"propertys": {}}]
+    + [{"name": "n", "strict": True, "schema": CITY}, {"type": "json_schema", "json_schema": {"schema": CITY}}],
+)
 def test_what_is_no_schema_of_an_object_is_refused(schema):
     with pytest.raises(UnusableSchema):
         schema_of(schema)

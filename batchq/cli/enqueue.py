@@ -79,7 +79,7 @@ def enqueue(
     with surveyed(path, asked, settings) as (survey, unnamed):
         new = replace(unnamed, name=name)
         if dry_run:
-            return say_estimate(survey, new, settings, as_json=as_json)
+            return say_estimate(survey, new, settings, limits.rpm, as_json=as_json)
         url = lane_url(settings, asked.endpoint, limits)
         sealing = path is not None if seal is None else seal
         done = run_async(lambda: _add(settings.db, survey, new, policy_of(asked), limits, url, seal=sealing))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.text import plural
+from batchq.cli.text import dollars, duration, plural
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from batchq.jobs import NewBatch
     from batchq.survey import Survey
 
+_NANO = 1_000_000_000
 
-def say_estimate(survey: Survey, new: NewBatch, settings: Settings, *, as_json: bool) -> int:
+
+def say_estimate(survey: Survey, new: NewBatch, settings: Settings, rpm: float | None, *, as_json: bool) -> int:
     """Print an estimate on stdout; nothing is written, and no queue is made."""
     from batchq.estimate import estimate
     from batchq.prices import Prices, can_estimate
@@ -31,7 +33,7 @@ def say_estimate(survey: Survey, new: NewBatch, settings: Settings, *, as_json: 
         values = {name: float(value) if _is_money(name, value) else value for name, value in asdict(found).items()}
         click.echo(json.dumps({"batch": new.name, "model": new.model, **values}))
         return 0
-    for line in _lines(found, new, survey.bad):
+    for line in [*_lines(found, new, survey.bad), *_bounds(found, new, rpm)]:
         click.echo(line)
     if found.input_cost is None and not can_estimate():
         click.echo("  prices are not installed: pip install 'batchq[prices]'")
@@ -51,6 +53,22 @@ def _lines(found: Estimate, new: NewBatch, bad: int) -> list[str]:
         f"  input tokens   about {found.input_tokens:,} (four characters each)   {_price(found.input_cost)}",
         f"  output tokens  {output}   {_price(found.output_cost)}",
     ]
+
+
+def _bounds(found: Estimate, new: NewBatch, rpm: float | None) -> list[str]:
+    """Say whether the estimate stays within the budget, and how long the rate limit makes it take."""
+    lines = []
+    if rpm:
+        lines.append(f"  time           at least {duration(found.rows * 60 / rpm)} at {rpm:,.6g} requests/min")
+    if new.budget is not None:
+        budget = dollars(new.budget)
+        costs = [cost for cost in (found.input_cost, found.output_cost) if cost is not None]
+        if costs:
+            fits = sum(costs) * _NANO <= new.budget
+            lines.append(f"  budget         {budget}, which is {'enough for' if fits else 'less than'} that")
+        else:
+            lines.append(f"  budget         {budget}; where no answer tells its cost, only a few will run")
+    return lines
 
 
 def _price(cost: Decimal | None) -> str:

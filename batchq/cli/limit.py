@@ -139,19 +139,37 @@ def limit(
     limits = asked_limits(options)
     settings = settings_of(db=db, base_url=base_url)
     url = settings.require_endpoint(endpoint).base_url
-    lane, used = run_async(lambda: _limit(settings.db, worker_name(worker), url, model, limits, forget=forget))
-    say(f"batchq: {describe(lane)}" + ("" if used else f"; no batch asks {worker} for {model} yet"))
+    lane, used, elsewhere = run_async(
+        lambda: _limit(settings.db, worker_name(worker), endpoint, url, model, limits, forget=forget)
+    )
+    told = describe(lane) + ("" if used else f"; no batch asks {worker} for {model} yet")
+    if limits or forget:
+        say(f"batchq: {told}")
+    else:
+        click.echo(told)
+    for other in elsewhere:
+        say(f"batchq: workers call {other} for this endpoint: limit that with --base-url {other}")
 
 
 async def _limit(
-    location: str, worker: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool
-) -> tuple[Lane, bool]:
+    location: str, worker: str, endpoint: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool
+) -> tuple[Lane, bool, list[str]]:
     from batchq.store import open_store
 
     async with await open_store(location, create=bool(asked)) as store:
         lane = await set_limits(store, worker, base_url, model, asked, forget=forget)
         used = any((batch.worker, batch.model) == (worker, model) for batch in await store.batches())
-        return lane, used
+        return lane, used, sorted(await _other_urls(store, worker, endpoint, base_url))
+
+
+async def _other_urls(store: Store, worker: str, endpoint: str, base_url: str) -> set[str]:
+    """Return the servers that live workers call for an endpoint, beside the one that is meant here."""
+    found = {
+        runner.endpoints[endpoint]
+        for runner in await store.runners()
+        if runner.live and worker in runner.serves.split(",") and endpoint in runner.endpoints
+    }
+    return found - {base_url}
 
 
 async def set_limits(
@@ -196,5 +214,5 @@ def limits_of(lane: Lane) -> list[str]:
     if lane.max_inflight is not None:
         parts.append(f"at most {lane.max_inflight:,} in flight")
     if lane.learned_rpm is not None:
-        parts.append(f"learned {lane.learned_rpm:,.3g} requests/min")
+        parts.append(f"learned {lane.learned_rpm:,.0f} requests/min")
     return parts

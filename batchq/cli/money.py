@@ -55,7 +55,14 @@ def budget(name: str, amount: str | None, *, db: str | None) -> None:
     """
     wanted = None if amount in {None, "none"} else DOLLARS.convert(amount, None, None)
     progress = run_async(lambda: _budget(database_of(db), name, wanted, change=amount is not None))
-    say(f"batchq: {name}: {spent_of(progress)}")
+    if amount is None:
+        click.echo(f"{name}: {spent_of(progress)}")
+    else:
+        say(f"batchq: {name}: {spent_of(progress)}")
+    batch = progress.batch
+    if batch.lacks_costs(progress.cost, progress.unpriced) and not progress.finished:
+        lift = command_line("budget", name, "none", db=db)
+        say(f"batchq: nothing of it starts any more, since no answer tells its cost; {lift} lets it go on")
     if progress.over_budget and not progress.finished:
         say(f"batchq: nothing of it starts any more; {command_line('budget', name, 'DOLLARS', db=db)} raises it")
 

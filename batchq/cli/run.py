@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from batchq.cli.options import (
     HELP_NAMES,
     MAX_CONCURRENCY,
     command_class,
+    command_line,
     database_path,
     db_option,
     settings_of,
@@ -95,15 +97,28 @@ def run(
     with surveyed(path, asked, settings) as (survey, unnamed):
         new = replace(unnamed, name=name if batch else run_name(name, unnamed))
         refuse_bad_name(new.name)
-        code = run_event_loop(
-            lambda: _enqueue_and_work(settings, survey, new, policy_of(asked), limits, workers, endpoint, runs)
+        work = lambda: _enqueue_and_work(  # noqa: E731
+            settings, survey, new, policy_of(asked), limits, workers, endpoint, runs
         )
+        code = _work_off(work, new, db)
     if code:
         say(f"batchq: {new.name} is kept as it is; the same command goes on with it")
         return code
     collected = run_event_loop(lambda: _write(settings, new.name, out, with_prompt=with_prompt))
     report(collected, out, db)
     return exit_code(collected, strict=strict)
+
+
+def _work_off(main: Callable[[], Coroutine[Any, Any, int]], new: NewBatch, db: str | None) -> int:
+    """Run `main`; where it can't go on, say also how to take it up again, and what there is by then."""
+    from batchq.errors import CannotGoOn
+    from batchq.process import run_event_loop
+
+    try:
+        return run_event_loop(main)
+    except CannotGoOn as error:
+        collect = command_line("collect", new.name, "--no-wait", "-o", "FILE", db=db)
+        raise CannotGoOn(f"{error}; then run the same command again. What is done by now: {collect}") from error
 
 
 def _ready_workers(reference: str, endpoint: Endpoint) -> dict[str, FoundWorker]:

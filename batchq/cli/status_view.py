@@ -169,7 +169,7 @@ def _lane_line(lane: Lane, now: int) -> str | None:
     state = []
     if lane.halted_at is not None:
         state.append(f"halted since {clock(lane.halted_at)}: {one_line(lane.reason or 'no reason given')}")
-        state.append(f"tried again at {clock(lane.probe_at)}")
+        state.append(f"next try at {clock(lane.probe_at)}")
     elif (lane.paused_until or 0) > now:
         state.append(f"throttled until {clock(lane.paused_until)}: {one_line(lane.reason or 'no reason given')}")
     limits = limits_of(lane)

@@ -15,7 +15,10 @@ SUSPECT_LOSSES = 2
 
 @dataclass(frozen=True, slots=True)
 class RunnerIdentity:
-    """Who claims: a fresh `id` per start, so that a re-used pid or name is never taken for its past."""
+    """Who claims: a fresh `id` per start, so that a re-used pid or name is never taken for its past.
+
+    `endpoints` is JSON: the base URL of each endpoint that it knows.
+    """
 
     id: str
     host: str
@@ -23,6 +26,7 @@ class RunnerIdentity:
     concurrency: int
     serves: str
     lease_ms: int
+    endpoints: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from batchq.jobs.batch import Batch, JobState
 from batchq.jobs.outcome import Usage
@@ -85,7 +86,7 @@ class Lane:
     Limits are per minute; None where none is configured. `burst` is what may start at once, as asked for
     in `asked_burst` or by default. `learned_rpm` is what 429s taught, `ready_at` when a call may start.
     `vain_probes` counts the probes of a halt that halted again. `in_flight`
-    counts the running calls of its worker and model, at whatever server.
+    counts its running calls.
     """
 
     worker: str
@@ -108,7 +109,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
-    """A worker process as people see it; never used for correctness."""
+    """A worker process as people see it; never used for correctness. `endpoints` are its base URLs by name."""
 
     id: str
     host: str
@@ -119,6 +120,7 @@ class RunnerInfo:
     started_at: int
     seen_at: int
     live: bool
+    endpoints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ TOKEN_BURST_SECONDS = 6.0
 FIRST_TOKENS = 1_000.0
 _MEAN_WEIGHT = 0.1
 _TAUGHT = (
-    "learned_rate", "rate_at_last_429", "rate_before", "rate_proven", "learned_left", "learned_burst", "opening", "saturated",
-    "sustained", "resumed_at", "started", "rejected", "accepted", "vain_pauses", "cut_at", "paused_until",
+    "learned_rate", "rate_at_last_429", "rate_before", "rate_proven", "learned_left", "learned_burst", "opening",
+    "saturated", "sustained", "resumed_at", "started", "rejected", "accepted", "vain_pauses", "cut_at", "paused_until",
 )  # fmt: skip
 _LONGEST_WAIT_MS = 366 * 24 * 3_600_000
 _EVERY_MS = 60_000.0

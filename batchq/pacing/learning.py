@@ -85,10 +85,11 @@ def draw(state: LaneState, calls: int, wanted: int, now: int) -> LaneState:
 def resume(state: LaneState, now: int, in_flight: int) -> LaneState:
     """Return the lane behind its pause, with the rate that the episode before it taught."""
     assert state.cut_at is not None  # noqa: S101 - only a lane that was cut is resumed
+    pause = (now - state.cut_at) / 1000
     if state.learned_rate is None:
-        state = _first_rate(state, (now - state.cut_at) / 1000, in_flight)
+        state = _first_rate(state, pause, in_flight)
     else:
-        state = _judge(state, state.learned_rate, (now - state.cut_at) / 1000)
+        state = _judge(state, state.learned_rate, pause)
     return replace(
         state,
         resumed_at=now, started=0, rejected=0, accepted=0, cut_at=None, saturated=False,

@@ -40,6 +40,7 @@ _limit = bindparam("limit", type_=Integer)
 _max_attempts = bindparam("attempt_limit", type_=Integer)
 LEASE = bindparam("lease_ms", type_=BigInteger)
 ME = bindparam("me", type_=Text)
+LANE = bindparam("of_lane", type_=Text)
 
 # Pause and cancel are one row's change: repeated here, since the walk may have read it before.
 _still_open = exists().where(batches.c.id == _batch, batches.c.state == literal_column("'open'"))
@@ -94,6 +95,7 @@ def _claim_pending(condition: ColumnElement[bool]) -> Update:
             attempts=jobs.c.attempts + 1,
             claimed_by=ME,
             claimed_at=now_ms,
+            lane=LANE,
             claimable_at=now_ms + LEASE,
         )
         .returning(*TAKEN)
@@ -133,6 +135,7 @@ CLAIM_EXPIRED: Update = (
         losses=jobs.c.losses + 1,
         claimed_by=_if_again(ME, jobs.c.claimed_by),
         claimed_at=_if_again(now_ms, jobs.c.claimed_at),
+        lane=_if_again(LANE, jobs.c.lane),
         claimable_at=case(
             (_exhausted, jobs.c.claimable_at), (_apart, now_ms + random_below(_apart_ms)), else_=now_ms + LEASE
         ),
@@ -209,6 +212,7 @@ def _claim_from(tx: Transaction, row: AnyRow, limit: int, share: Share, tally: T
         "of_batch": row.id,
         "now": tx.now,
         "me": share.runner.id,
+        "of_lane": row.lane,
         "lease_ms": share.runner.lease_ms,
         "in_hand": json.dumps(list(share.in_hand)),
     }

@@ -26,6 +26,7 @@ _INSERT = (
 )
 
 
+_SHOWN = 120
 _ENDED = {BatchState.CANCELLED: "cancelled", BatchState.PURGING: "purged"}
 
 
@@ -185,6 +186,10 @@ def conflict_message(job: NewJob, found: Existing, batch: str) -> str:
     return f"position {job.position} of the batch {batch!r} holds another request"
 
 
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
 def _compare(found: Batch, new: NewBatch) -> None:
     if found.state is BatchState.PURGING:
         raise BatchConflict(
@@ -198,9 +203,12 @@ def _compare(found: Batch, new: NewBatch) -> None:
         "worker": (found.worker, new.worker),
         "endpoint": (found.endpoint, new.endpoint),
         "model": (found.model, new.model),
-        "settings": (canonical(dict(found.settings)), canonical(dict(new.settings))),
     }
     different = [f"{name} is {old}, not {wanted}" for name, (old, wanted) in pairs.items() if old != wanted]
+    for name in sorted(found.settings.keys() | new.settings.keys()):
+        old, wanted = (canonical(settings.get(name)) for settings in (found.settings, new.settings))
+        if old != wanted:
+            different.append(f"{name} is {_shown(old)}, not {_shown(wanted)}")
     if different:
         raise BatchConflict(
             f"batch {new.name!r} makes other requests: {'; '.join(different)}. Give this one another name with --batch"

@@ -17,26 +17,21 @@ from batchq.database import Transaction
 from batchq.database.dialect import json_list, upsert
 from batchq.jobs import Answered, Batch, Lane
 from batchq.pacing import LaneState, Limits, lane
-from batchq.schema import batches, lanes
+from batchq.schema import CLAIMABLE, jobs, lanes
 from batchq.settlement import MOST_HALTS, Settlement, condemn, may_be_its_own
-from batchq.store.find import calls_in_flight, live_batches
+from batchq.store.find import INFLIGHT, live_batches, now_ms
 
 _FIELDS = tuple(field.name for field in fields(LaneState))
 _STATES = select(*(lanes.c[name] for name in _FIELDS))
 _SOME = _STATES.where(lanes.c.name.in_(json_list("names")))
 _SAVE = upsert(lanes, ("name",))
 
-_live = live_batches()
-_IN_FLIGHT_BY_LANE = (
-    select(batches.c.worker, batches.c.model, func.sum(calls_in_flight).label("calls"))
-    .select_from(_live.join(batches, batches.c.id == _live.c.batch_id))
-    .group_by(batches.c.worker, batches.c.model)
+# Batch by batch, so that the index leads to the rows in flight, past all that wait.
+_calls = select(func.count()).where(
+    jobs.c.batch_id.in_(select(live_batches().c.batch_id)), INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms
 )
-_IN_FLIGHT = (
-    select(func.coalesce(func.sum(calls_in_flight), 0))
-    .select_from(_live.join(batches, batches.c.id == _live.c.batch_id))
-    .where(batches.c.worker == bindparam("worker", type_=Text), batches.c.model == bindparam("model", type_=Text))
-)
+_IN_FLIGHT = _calls.where(jobs.c.lane == bindparam("lane", type_=Text))
+_IN_FLIGHT_BY_LANE = _calls.add_columns(jobs.c.lane).group_by(jobs.c.lane)
 
 
 class LaneBook:
@@ -113,8 +108,7 @@ class LaneBook:
             return None
         in_flight = 0
         if state.max_inflight is not None or state.cut_at is not None:
-            parameters = {"worker": state.worker, "model": state.model, "now": self._tx.now}
-            in_flight = self._tx.connection.execute(_IN_FLIGHT, parameters).scalar_one()
+            in_flight = self._tx.connection.execute(_IN_FLIGHT, {"lane": name, "now": self._tx.now}).scalar_one()
         awake = lane.wake(state, self._tx.now, in_flight)
         self.put(awake)
         return lane.room(awake, in_flight)
@@ -209,11 +203,11 @@ def set_limits(tx: Transaction, identity: LaneState, limits: Limits, *, forget: 
 def read_lanes(tx: Transaction, *, counted: bool = True) -> tuple[Lane, ...]:
     """Return all lanes that ever had news; `counted` ones with how many of their calls run, which is a seek a batch."""
     states = _all_states(tx)
-    running: Counter[tuple[str, str]] = Counter()
+    running: Counter[str] = Counter()
     if states and counted:
         rows = tx.connection.execute(_IN_FLIGHT_BY_LANE, {"now": tx.now}).all()
-        running.update({(row.worker, row.model): row.calls for row in rows})
-    return tuple(_seen(state, running[state.worker, state.model]) for state in states)
+        running.update({lane_name: calls for calls, lane_name in rows})
+    return tuple(_seen(state, running[state.name]) for state in states)
 
 
 def _all_states(tx: Transaction) -> list[LaneState]:

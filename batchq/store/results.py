@@ -5,12 +5,12 @@ from __future__ import annotations
 from sqlalchemy import exists, func, select
 
 from batchq.database import Transaction
-from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Progress, Result, Usage
+from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, Usage
 from batchq.schema import CLAIMABLE, FAILED, attempts, batches, jobs
 from batchq.store.enqueue import find_batch
 from batchq.store.find import INFLIGHT, PENDING, AnyRow, AnySelect, last_lease, next_time
 from batchq.store.lanes import read_lanes
-from batchq.store.runners import read_runners
+from batchq.store.runners import read_runners, read_urls
 from batchq.store.tally import counts_of, read_totals
 
 _RESULT_COLUMNS = tuple(
@@ -87,14 +87,23 @@ def read_progress(tx: Transaction, name: str) -> Progress | None:
         losses=totals.get("losses", 0),
         next_due_at=times.due,
         runners=tuple(runner for runner in read_runners(tx) if runner.live),
-        lanes=tuple(
-            lane for lane in read_lanes(tx, counted=False) if lane.worker == batch.worker and lane.model == batch.model
-        ),
+        lanes=_lanes_of(tx, batch),
         leased_until=times.leased_until,
         estimated=totals.get("estimated", 0),
         priced=totals.get("priced", 0),
         unpriced=totals.get("unpriced", 0),
         throttles=totals.get("throttles", 0),
+    )
+
+
+def _lanes_of(tx: Transaction, batch: Batch) -> tuple[Lane, ...]:
+    """Return the lanes that a batch's calls go through, as far as its runners have told which servers they call."""
+    lanes = read_lanes(tx, counted=False)
+    urls = read_urls(tx, batch.worker, batch.endpoint) if lanes else frozenset()
+    return tuple(
+        lane
+        for lane in lanes
+        if (lane.worker, lane.model) == (batch.worker, batch.model) and (not urls or lane.base_url in urls)
     )
 
 

@@ -47,6 +47,7 @@ def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> int | None:
         "concurrency": runner.concurrency,
         "in_flight": in_flight,
         "serves": runner.serves,
+        "endpoints": runner.endpoints,
         "lease_ms": runner.lease_ms,
         "started_at": tx.now,
         "seen_at": tx.now,
@@ -75,6 +76,17 @@ def retire(tx: Transaction, runner: RunnerIdentity) -> None:
     )
 
 
+def read_urls(tx: Transaction, worker: str, endpoint: str) -> frozenset[str]:
+    """Return the servers that an endpoint means to live runners that serve a worker, else to the last one that did.
+
+    Empty where no runner ever did.
+    """
+    rows = tx.connection.execute(select(runners).order_by(runners.c.seen_at.desc())).all()
+    serving = [row for row in rows if worker in row.serves.split(",") and endpoint in json.loads(row.endpoints)]
+    live = [row for row in serving if row.stopped_at is None and row.seen_at + row.lease_ms >= tx.now]
+    return frozenset(json.loads(row.endpoints)[endpoint] for row in (live or serving[:1]))
+
+
 def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
     """Return the runners that did not say goodbye, newest first; `live` ones were seen within a lease."""
     rows = tx.connection.execute(
@@ -88,6 +100,7 @@ def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
             concurrency=row.concurrency,
             in_flight=row.in_flight,
             serves=row.serves,
+            endpoints=json.loads(row.endpoints),
             started_at=row.started_at,
             seen_at=row.seen_at,
             live=row.seen_at + row.lease_ms >= tx.now,
