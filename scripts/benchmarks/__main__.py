@@ -60,7 +60,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=MEASURES, metavar="NAME", help=", ".join(MEASURES))
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="small sizes, one round: about a minute in all")
+    size.add_argument("--quick", action="store_true", help="small sizes, one round: two or three minutes in all")
     size.add_argument("--scale", action="store_true", help="5 M finished + 1 M waiting rows; memory of 1 M jobs")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("--dir", type=Path, help="where the temporary databases go; the disk matters")
