@@ -78,9 +78,10 @@ def test_a_limit_that_is_configured_wastes_hardly_a_call(place):
 
 
 def test_four_processes_share_a_configured_limit_use_it_and_never_pass_it(place):
-    per_second, burst, jobs = 10, 2, 62
+    # A second's worth, so that a machine that is busy for a moment loses nothing.
+    per_second, burst, jobs = 10, 10, 80
     with running_provider(latency=0.05) as provider:
-        limit(place, provider, "--rpm", str(per_second * 60))
+        limit(place, provider, "--rpm", str(per_second * 60), "--burst", str(burst))
         start_workers(place, provider, 4, 4)
         enqueue(place, numbered(jobs))
 

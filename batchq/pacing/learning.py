@@ -27,14 +27,15 @@ BURST_SECONDS, BURST_PART = 0.1, 0.4
 # How far below the rate of the last 429 to go on, and where "near it" begins.
 _BACK, _FEW_BACK, _NEAR = 0.97, 0.7, 0.97
 _FEW_CALLS = 4
-_PROVEN_PART, _FADE = 0.7, 0.9
+_PROVEN_PART, _PROVEN_FADE, _FADE = 0.7, 0.95, 0.9
 # A bucket's burst is in what an episode let through, and is no part of its rate.
 _BURST_SHARE, _BURST_MOST = 0.2, 5.0
 _SHORTEST_MEASURE = 0.2
 # After a long episode the rate itself is the better measure: nobody wakes in time for every call.
 _LONG_SECONDS, _TRUSTED = 5.0, 0.95
-# An episode is "much shorter" with less than this part of the calls of the one before, within a second.
-_SHORTER, _SUDDEN_SECONDS = 0.75, 1.0
+# An episode is "much shorter" with less than this part of the calls of those before, within a second or, at a low
+# rate, within the time of a few calls.
+_SHORTER, _SUDDEN_SECONDS, _SUDDEN_CALLS = 0.75, 1.0, 6.0
 _OPENING_MOST = 1_000.0
 # Growth per call that starts, in calls per second: until the first limit is met, up to the last one, near it.
 _GROW_FIRST, _GROW_BACK, _GROW_NEAR = 1.0, 0.02, 0.004
@@ -116,20 +117,27 @@ def _judge(state: LaneState, rate: float, pause: float) -> LaneState:
     assert state.cut_at is not None  # noqa: S101 - as above
     calls = max(0, state.started - state.rejected)
     seconds = max(state.cut_at - state.resumed_at, 1) / 1000
-    sudden = seconds < _SUDDEN_SECONDS and calls < state.sustained * _SHORTER
+    sudden = seconds < max(_SUDDEN_SECONDS, _SUDDEN_CALLS / rate) and calls < state.sustained * _SHORTER
     if sudden or not calls:
         opening = min(3 * state.opening + 1, _OPENING_MOST) if calls else max(1.0, state.opening / 3)
-        return replace(state, sustained=calls, opening=opening, learned_rate=max(rate, state.rate_before))
+        return replace(
+            state,
+            sustained=max(calls, state.sustained // 2),
+            opening=opening,
+            learned_rate=max(rate, state.rate_before),
+        )
     through = calls - min(_BURST_MOST, _BURST_SHARE * calls)
     measured = through / seconds
     if state.rate_at_last_429 is None:
         # The rate was still growing fast: the limit lies between the average and what it had come to.
         measured = (measured * rate) ** 0.5
-    limit = min(rate, max(measured, _TRUSTED * rate if seconds > _LONG_SECONDS else 0.0))
+    elif seconds > _LONG_SECONDS:
+        measured = max(measured, _TRUSTED * rate)
+    limit = min(rate, measured)
     if seconds < _SHORTEST_MEASURE:
         limit = rate
     # What went through in all, pauses included, the lane stands in any case, by whatever else it refuses.
-    proven = max(through / (seconds + pause), _FADE * state.rate_proven)
+    proven = max(through / (seconds + pause), _PROVEN_FADE * state.rate_proven)
     slower = max(LOWEST_RATE, limit * (_FEW_BACK if calls < _FEW_CALLS else _BACK), _PROVEN_PART * proven)
     # An opening that was not used up was not what was refused.
     used_up = state.started >= state.opening or seconds < _SHORTEST_MEASURE
@@ -138,7 +146,7 @@ def _judge(state: LaneState, rate: float, pause: float) -> LaneState:
         state,
         learned_rate=slower,
         rate_at_last_429=limit,
-        rate_before=max(slower, _FADE * rate),
+        rate_before=slower if state.rate_at_last_429 is None else max(slower, _FADE * rate),
         rate_proven=proven,
         opening=max(1.0, 0.8 * opened),
         sustained=calls,
