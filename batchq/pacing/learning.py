@@ -122,7 +122,7 @@ def _judge(state: LaneState, rate: float, pause: float) -> LaneState:
         opening = min(3 * state.opening + 1, _OPENING_MOST) if calls else max(1.0, state.opening / 3)
         return replace(
             state,
-            sustained=max(calls, state.sustained // 2),
+            sustained=calls,
             opening=opening,
             learned_rate=max(rate, state.rate_before),
         )
