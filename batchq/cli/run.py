@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,6 @@ def run(
     batchq run reviews.csv -o labels.jsonl --prompt-field text --system "Positive or negative?"
     """
     from batchq.coordinator import check_output
-    from batchq.log import set_up_logging
     from batchq.process import run_event_loop
     from batchq.producer import run_name
     from batchq.runner import RunnerOptions
@@ -92,14 +92,11 @@ def run(
     check_output(out, overwrite=force, database=database_path(settings))
     endpoint = settings.require_endpoint(asked.endpoint)
     workers = _ready_workers(asked.worker, endpoint)
-    set_up_logging("warning")
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):
         new = replace(unnamed, name=name if batch else run_name(name, unnamed))
         refuse_bad_name(new.name)
-        work = lambda: _enqueue_and_work(  # noqa: E731
-            settings, survey, new, policy_of(asked), limits, workers, endpoint, runs
-        )
+        work = partial(_enqueue_and_work, settings, survey, new, policy_of(asked), limits, workers, endpoint, runs)
         code = _work_off(work, new, db)
     if code:
         say(f"batchq: {new.name} is kept as it is; the same command goes on with it")
@@ -112,8 +109,10 @@ def run(
 def _work_off(main: Callable[[], Coroutine[Any, Any, int]], new: NewBatch, db: str | None) -> int:
     """Run `main`; where it can't go on, say also how to take it up again, and what there is by then."""
     from batchq.errors import CannotGoOn
+    from batchq.log import set_up_logging
     from batchq.process import run_event_loop
 
+    set_up_logging("warning")
     try:
         return run_event_loop(main)
     except CannotGoOn as error:
