@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 from sqlalchemy.dialects import sqlite
 from store_driver import SERVING, Hand, done, new_jobs
 
 from batchq.jobs import Claim, NewBatch
+from batchq.pacing import LaneState, Limits
 from batchq.schema import batches
-from batchq.store import claim, enqueue, find, open_store, operate, results, unfinished
+from batchq.store import claim, enqueue, find, lanes, open_store, operate, results, unfinished
 from batchq.store.exchange import exchange
 
 BATCHES = 5
@@ -196,8 +197,29 @@ def converse(transaction) -> None:
     exchange(transaction, hand.request(settlements, 500, renew=True, adopt=True, beat=True))
 
 
+def limit_lane(transaction) -> None:
+    """Limit the lane of all batches, so that the calls in it are counted."""
+    base_url = SERVING[0].base_url
+    lane = LaneState(find.lane_name("echo", base_url, ""), "echo", base_url, "")
+    lanes.set_limits(transaction, lane, Limits(max_inflight=5_000))
+
+
+def converse_within_limits(transaction) -> None:
+    """Do the same where calls in flight are limited and budgets are to be held."""
+    limit_lane(transaction)
+    transaction.connection.execute(update(batches).values(budget=10**9))
+    converse(transaction)
+
+
+def count_calls(transaction) -> None:
+    limit_lane(transaction)
+    lanes.read_lanes(transaction)
+
+
 USES = {
     "an exchange": converse,
+    "an exchange within limits and budgets": converse_within_limits,
+    "lanes with their calls": count_calls,
     "is it finished": lambda tx: results.is_finished(tx, sealed(tx)),
     "progress": lambda tx: results.read_progress(tx, "batch-2"),
     "one job": lambda tx: results.read_job(tx, 3, 7),
