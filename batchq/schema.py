@@ -37,6 +37,9 @@ _Id = BigInteger().with_variant(Integer, "sqlite")
 LIVE_STATES = "state IN ('pending','inflight')"
 CLAIMABLE = text(f"{LIVE_STATES} AND leader_id IS NULL")
 FAILED = text("state = 'failed'")
+FINISHED = text("finished_at IS NOT NULL")
+ENDED = text("state IN ('done','failed')")
+FOLLOWING = text("leader_id IS NOT NULL")
 
 meta = Table(
     "meta",
@@ -103,6 +106,8 @@ jobs = Table(
     Column("response", Text),
     Column("error", Text),
     Column("error_class", Text),
+    # The HTTP status of the answer that failed it, where there was one.
+    Column("status", Integer),
     Column("finish_reason", Text),
     Column("meta", Text),
     # What was spent on it, all attempts together; late answers are in the log only, since they change no job.
@@ -157,6 +162,22 @@ Index(
     sqlite_where=FAILED,
     postgresql_where=FAILED,
 )
+
+# What ended, in the order in which it did: the clock never runs back far enough to matter to who reads it.
+Index(
+    "job_finished",
+    jobs.c.batch_id,
+    jobs.c.finished_at,
+    jobs.c.id,
+    sqlite_where=FINISHED,
+    postgresql_where=FINISHED,
+)
+
+# Answers by request, of all batches: what is reused.
+Index("job_ended_key", jobs.c.key, sqlite_where=ENDED, postgresql_where=ENDED)
+
+# Who follows whom: duplicates that are read through their leader.
+Index("job_followers", jobs.c.leader_id, sqlite_where=FOLLOWING, postgresql_where=FOLLOWING)
 
 attempts = Table(
     "attempts",

@@ -177,9 +177,14 @@ class Plugin:
     """A worker with its needs: what an entry point names when a bare function does not say enough.
 
     `check` raises ConfigurationError for an endpoint that it could not serve, such as one without a key:
-    at once, without opening anything.
+    at once, without opening anything. The rest is for workers that a script makes and gives to
+    `prompt_map`: `name` is how their batches call them where no variable of the script does, `model` and
+    `settings` are what else makes their requests other requests, and part of each job's key.
     """
 
     open: WorkerFactory
     needs_model: bool = False
     check: Callable[[Endpoint], None] | None = None
+    name: str | None = None
+    model: str = ""
+    settings: Mapping[str, Json] = field(default_factory=dict)

@@ -19,11 +19,12 @@ import pytest
 from completing import complete_batch, end_jobs, fail_odd, rows_of, with_store, write_lines
 
 from batchq.cli.commands import COMMANDS, batchq
-from batchq.cli.exits import run_command, say
+from batchq.cli.exits import run_command
 from batchq.cli.options import DURATION
-from batchq.cli.progress import show_progress
 from batchq.cli.request_options import INPUT_FORMATS
-from batchq.cli.text import clean, dollars
+from batchq.display.messages import say
+from batchq.display.progress import show_progress
+from batchq.display.text import clean, dollars
 from batchq.formats import FORMATS
 from batchq.jobs import Batch, BatchState, Counts, Halted, Progress, Reason, Retry, Usage
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.exits import EXIT_SOME_FAILED, say
+from batchq.cli.exits import EXIT_SOME_FAILED
 from batchq.cli.options import (
     DURATION,
     HELP_NAMES,
@@ -18,7 +18,8 @@ from batchq.cli.options import (
     run_async,
     settings_of,
 )
-from batchq.cli.text import one_line, plural, told_cost
+from batchq.display.messages import say
+from batchq.display.text import one_line, plural, told_cost
 
 if TYPE_CHECKING:
     from batchq.coordinator import Collected
@@ -68,8 +69,8 @@ def collect(
 async def _collect(
     location: str, name: str, out: Path | None, *, with_prompt: bool, wait: bool, wait_timeout: float | None
 ) -> Collected:
-    from batchq.cli.progress import show_progress
     from batchq.coordinator import check_not_source, wait_until_finished, write_results
+    from batchq.display.progress import show_progress
     from batchq.store import open_store
 
     async with await open_store(location) as store:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from batchq.cli.exits import say
 from batchq.cli.options import (
     HELP_NAMES,
     MAX_CONCURRENCY,
@@ -14,7 +13,8 @@ from batchq.cli.options import (
     db_option,
     run_async,
 )
-from batchq.cli.text import plural
+from batchq.display.messages import say
+from batchq.display.text import plural
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Change how many calls workers make.")

@@ -11,20 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.estimate import say_estimate
-from batchq.cli.exits import say
 from batchq.cli.limit import LimitsAsked, asked_limits, lane_url, limit_options
-from batchq.cli.options import (
-    HELP_NAMES,
-    command_class,
-    command_line,
-    db_option,
-    is_terminal,
-    json_option,
-    run_async,
-    settings_of,
-)
+from batchq.cli.options import HELP_NAMES, command_class, command_line, db_option, json_option, run_async, settings_of
 from batchq.cli.request_options import Asked, policy_of, request_options, say_policy, surveyed
-from batchq.cli.text import plural
+from batchq.display.messages import is_terminal, say
+from batchq.display.text import plural
 
 if TYPE_CHECKING:
     from batchq.jobs import NewBatch

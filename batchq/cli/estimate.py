@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.text import dollars, duration, plural
+from batchq.display.text import dollars, duration, plural
 
 if TYPE_CHECKING:
     from decimal import Decimal

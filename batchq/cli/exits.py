@@ -11,7 +11,8 @@ from typing import TextIO, cast
 
 import click
 
-from batchq.cli.text import clean, one_line
+from batchq.display.messages import say
+from batchq.display.text import one_line
 from batchq.errors import BadInput, BatchqError, OutputFailed
 
 EXIT_FAILURE = 1
@@ -45,17 +46,6 @@ def open_missing_streams() -> None:
         sys.stdout = cast("TextIO", open(unwritable, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-
-
-def say(message: str) -> None:
-    """Print a message for people on stderr, free of control characters.
-
-    On what `sys.stderr` is now, which click.echo would look through: above the bar while one is shown.
-    """
-    with suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            sys.stderr.write(f"{clean(message)}\n")
-            sys.stderr.flush()
 
 
 def _code_of(error: BaseException) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchq.cli.exits import say
 from batchq.cli.options import HELP_NAMES, MAX_INTEGER, command_class, db_option, run_async, settings_of
+from batchq.display.messages import say
 
 if TYPE_CHECKING:
     from batchq.config import Settings

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.exits import say
 from batchq.cli.options import HELP_NAMES, command_class, command_line, database_of, db_option, run_async
-from batchq.cli.text import plural
+from batchq.display.messages import say
+from batchq.display.text import plural
 
 if TYPE_CHECKING:
     from batchq.jobs import Batch

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from batchq.display.messages import is_terminal
 
 if TYPE_CHECKING:
     from batchq.config import Settings
@@ -58,14 +60,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 def on_terminal() -> bool:
     """Whether a person may see colours."""
     return is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a stream is open and shown to a person."""
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # closed
-        return False
 
 
 @cache

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.exits import EXIT_FAILURE, say
-from batchq.cli.options import DURATION, HELP_NAMES, command_class, database_of, db_option, is_terminal, run_async
-from batchq.cli.text import one_line, plural
+from batchq.cli.exits import EXIT_FAILURE
+from batchq.cli.options import DURATION, HELP_NAMES, command_class, database_of, db_option, run_async
+from batchq.display.messages import is_terminal, say
+from batchq.display.text import one_line, plural
 
 if TYPE_CHECKING:
     from batchq.jobs import Batch

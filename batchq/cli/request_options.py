@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from batchq.cli.exits import say
 from batchq.cli.money import DOLLARS
 from batchq.cli.options import DURATION, MAX_INTEGER, database_path
 from batchq.cli.parameters import parse_params
-from batchq.cli.text import dollars
+from batchq.display.messages import say
+from batchq.display.text import dollars
 
 if TYPE_CHECKING:
     from batchq.config import Settings

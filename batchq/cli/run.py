@@ -12,7 +12,6 @@ import click
 
 from batchq.cli.collect import exit_code, report
 from batchq.cli.enqueue import checked_name, refuse_bad_name
-from batchq.cli.exits import say
 from batchq.cli.limit import LimitsAsked, asked_limits, limit_options
 from batchq.cli.options import (
     DURATION,
@@ -25,8 +24,9 @@ from batchq.cli.options import (
     settings_of,
 )
 from batchq.cli.request_options import Asked, policy_of, request_options, say_policy, surveyed
-from batchq.cli.text import plural
 from batchq.cli.worker import lease_in_ms
+from batchq.display.messages import say
+from batchq.display.text import plural
 
 if TYPE_CHECKING:
     from batchq.config import Settings
@@ -150,8 +150,8 @@ async def _enqueue_and_work(
     endpoint: Endpoint,
     options: RunnerOptions,
 ) -> int:
-    from batchq.cli.progress import show_progress
     from batchq.coordinator import wait_until_finished
+    from batchq.display.progress import show_progress
     from batchq.process import beside, run_until_interrupted
     from batchq.producer import enqueue
     from batchq.runner import Runner

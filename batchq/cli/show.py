@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq.cli.options import HELP_NAMES, MAX_BIGINT, command_class, database_of, db_option, json_option, run_async
-from batchq.cli.text import clean, dollars, one_line, table
+from batchq.display.text import clean, dollars, one_line, table
 
 if TYPE_CHECKING:
     from batchq.jobs import Attempt, Json, Result

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, is_terminal, json_option, run_async
+from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, run_async
 from batchq.cli.status_view import Status, json_of, lines_of
-from batchq.cli.text import clean
+from batchq.display.messages import is_terminal
+from batchq.display.text import clean
 
 if TYPE_CHECKING:
     from batchq.store import Store

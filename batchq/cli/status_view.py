@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from batchq.cli.limit import limits_of
-from batchq.cli.text import dollars, one_line, plural, table, told_cost
+from batchq.display.text import dollars, one_line, plural, table, told_cost
 
 if TYPE_CHECKING:
     from batchq.jobs import ErrorGroup, Lane, Progress, RunnerInfo

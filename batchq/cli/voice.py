@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 
 from batchq import log
-from batchq.cli.exits import say
-from batchq.cli.options import is_terminal
-from batchq.cli.text import plural
+from batchq.display.messages import is_terminal, say
+from batchq.display.text import plural
 from batchq.errors import BatchqError
 from batchq.jobs import Batch, Counts
 

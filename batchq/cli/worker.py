@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq.cli.options import DURATION, HELP_NAMES, MAX_CONCURRENCY, command_class, db_option, settings_of
-from batchq.cli.text import plural
+from batchq.display.text import plural
 
 if TYPE_CHECKING:
     from batchq.cli.voice import Voice

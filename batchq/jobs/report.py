@@ -13,7 +13,9 @@ from batchq.jobs.outcome import Usage
 class Result:
     """A job as `collect` and `show` read it; `result`, `response` and `payload` are JSON text.
 
-    `usage` and `cost` are what all its attempts came to.
+    `usage` and `cost` are what all its attempts came to. `status` is the HTTP status of the answer that
+    failed it, `finished_at` when it ended. A job that follows another in its batch (`leader` is that one's
+    position) has its state, result and error; it cost nothing itself.
     """
 
     position: int
@@ -31,6 +33,9 @@ class Result:
     payload: str | None
     cost_source: str | None = None
     response: str | None = None
+    status: int | None = None
+    finished_at: int | None = None
+    leader: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

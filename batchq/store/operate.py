@@ -101,7 +101,7 @@ def retry_chunk(tx: Transaction, batch: Batch, after: int, error_class: str | No
         .values(
             state="pending", claimable_at=tx.now, finished_at=None, attempts=0, losses=0, throttles=0,
             strikes=0, strike_class=None, halts=0, halted_at=None,
-            result=None, response=None, error=None, error_class=None, finish_reason=None, meta=None,
+            result=None, response=None, error=None, error_class=None, status=None, finish_reason=None, meta=None,
         ),
         {"chosen": json.dumps([row.id for row in rows])},
     )  # fmt: skip

@@ -75,7 +75,7 @@ _ALWAYS = {
 _OF_REASON = {
     "error": _Field(Text(), "message", escaped=True, in_job=True, in_log=True),
     "error_class": _Field(Text(), "error_class", escaped=True, in_job=True, in_log=True),
-    "status": _Field(Integer(), "status", in_log=True, in_late_log=True),
+    "status": _Field(Integer(), "status", in_job=True, in_log=True, in_late_log=True),
 }
 _OF_ANSWER = {
     "result": _Field(Text(), "result", in_job=True),

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from batchq.cli.exits import say
-from batchq.cli.options import is_terminal
-from batchq.cli.text import duration, one_line, told_cost
+from batchq.display.messages import is_terminal, say
+from batchq.display.text import duration, one_line, told_cost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
