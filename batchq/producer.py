@@ -145,7 +145,7 @@ async def _compare(store: Store, survey: Survey, batch: Batch, keys: RequestKeys
                 continue
             if found.key != job.key:
                 raise BatchConflict(
-                    f"{survey.name}:{line}: {conflict_message(job, found, batch.name)}{_way_out(survey)}"
+                    f"{survey.source.place(line)}: {conflict_message(job, found, batch.name)}{_way_out(survey)}"
                 )
             present += 1
         if not survey.has_ids and present < chunk[-1][1].position + 1:

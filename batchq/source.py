@@ -18,13 +18,21 @@ from batchq.formats import BadRow, ReadOptions, Row, read_rows
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An input that can be read more than once: `path` is it, or a copy of the stream that it was."""
+    """An input that can be read more than once: `path` is it, or a copy of the stream that it was.
+
+    `is_items` says that it came from a caller's own list, whose items messages count from 0.
+    """
 
     path: Path
     name: str
     options: ReadOptions
     is_copy: bool = False
     first_signature: tuple[int, ...] = ()
+    is_items: bool = False
+
+    def place(self, line: int) -> str:
+        """Return what messages call the place of a row: `file:line`, or `list[index]`."""
+        return f"{self.name}[{line - 1}]" if self.is_items else f"{self.name}:{line}"
 
     @property
     def origin(self) -> str | None:

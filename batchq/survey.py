@@ -100,6 +100,16 @@ def survey_input(
         yield survey
 
 
+@contextmanager
+def survey_source(source: Source, *, model: str | None = None) -> Iterator[Survey]:
+    """Read all of a source that is open already, and say what is in it. Raises BadInput when there are bad rows."""
+    with closing(_Ledger()) as ledger:
+        survey = _inspect(source, ledger, model)
+        if survey.bad:
+            raise _bad_input(survey)
+        yield survey
+
+
 def _inspect(source: Source, ledger: _Ledger, forced_model: str | None) -> Survey:
     shared = _Shared(forced_model)
     rows = 0
@@ -231,7 +241,7 @@ def _bad_input(survey: Survey) -> BadInput:
     return BadInput(
         f"{survey.name} has {rows} and {good}; nothing was enqueued: {what_to_do}, or leave out what is bad"
         " with --skip-bad FILE",
-        [f"{survey.name}:{line}: {reason}" for line, reason in survey.ledger.examples()],
+        [f"{survey.source.place(line)}: {reason}" for line, reason in survey.ledger.examples()],
         survey.bad,
     )
 
