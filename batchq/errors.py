@@ -4,6 +4,7 @@
     ├── UsageError              2   the command or call can't be carried out as given
     │   ├── BadInput            2   the input has rows that can't be enqueued
     │   ├── BatchConflict       2   the input or settings contradict what the batch holds
+    │   │   └── RowConflict     2   somebody else has put another row into the batch meanwhile
     │   ├── NoDatabase          2   there is no database at that path
     │   ├── UnknownBatch        2   no batch has that name
     │   └── Purged              2   the batch is being deleted
@@ -52,6 +53,10 @@ class BadInput(UsageError):
 
 class BatchConflict(UsageError):
     """The input or settings contradict what the batch already holds."""
+
+
+class RowConflict(BatchConflict):
+    """Somebody else has put another row into the batch meanwhile."""
 
 
 class NoDatabase(UsageError):

@@ -26,6 +26,8 @@ _KEY_BYTES = 16
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _canonical = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 _PLACEHOLDER = "\x00prompt\x00"
+# What the body holds already, or what makes no other request of it.
+_IN_THE_BODY = frozenset({"params", "schema", "schema_tries", "samples", "system", "url"})
 
 
 def encode(value: Json) -> str:
@@ -85,7 +87,10 @@ class RequestKeys:
         self._model = model
         self._settings = settings
         url = settings.get("url") or DEFAULT_URL
-        self._base = blake2b(canonical([worker, endpoint, url]).encode(), digest_size=_KEY_BYTES)
+        identity: list[Json] = [worker, endpoint, url]
+        others = {name: value for name, value in settings.items() if name not in _IN_THE_BODY}
+        identity += [others] if others else []
+        self._base = blake2b(canonical(identity).encode(), digest_size=_KEY_BYTES)
         # A string prompt changes one spot of an otherwise constant body, so most rows need no merge.
         template = canonical(merge_body(model, settings, _PLACEHOLDER))
         before, _, after = template.partition(encode(_PLACEHOLDER))
@@ -93,8 +98,8 @@ class RequestKeys:
         self._before.update(before.encode())
         self._after = after.encode()
 
-    def key(self, payload: Json, payload_json: str) -> str:
-        """Return the key of `payload`, whose compact JSON is `payload_json`."""
+    def key(self, payload: Json, payload_json: str, sample: int = 0) -> str:
+        """Return the key of `payload`, whose compact JSON is `payload_json`, asked for the `sample`th time again."""
         if isinstance(payload, str):
             digest = self._before.copy()
             digest.update(payload_json.encode())
@@ -102,6 +107,8 @@ class RequestKeys:
         else:
             digest = self._base.copy()
             digest.update(canonical(merge_body(self._model, self._settings, payload)).encode())
+        if sample:
+            digest.update(f"#{sample}".encode())
         return digest.hexdigest()
 
 

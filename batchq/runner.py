@@ -90,6 +90,7 @@ class Runner:
             serves=",".join(sorted(workers)),
             lease_ms=options.lease_ms,
             endpoints=json.dumps(self._base_urls),
+            batch_ids=options.batch_ids,
         )
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._conversation = Conversation(store, self.identity)

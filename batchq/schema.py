@@ -159,6 +159,7 @@ Index(
     jobs.c.state,
     jobs.c.error_class,
     jobs.c.position,
+    jobs.c.followers,
     sqlite_where=FAILED,
     postgresql_where=FAILED,
 )
@@ -301,6 +302,8 @@ runners = Table(
     Column("serves", Text, nullable=False),
     # JSON: the base URL of each endpoint that it knows.
     Column("endpoints", Text, nullable=False),
+    # JSON: the ids of the batches that it was started for; NULL where it serves any.
+    Column("batch_ids", Text),
     Column("lease_ms", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("seen_at", BigInteger, nullable=False),

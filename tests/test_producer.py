@@ -10,10 +10,10 @@ import tracemalloc
 import pytest
 from completing import end_jobs, rows_of, with_store, write_lines
 
-from batchq import producer
+from batchq import comparison, rows
 from batchq.errors import BadInput, BatchConflict, UsageError
 from batchq.formats import ReadOptions
-from batchq.jobs import NewBatch
+from batchq.jobs import NewBatch, NewJob
 from batchq.producer import Policy, complete, enqueue, run_name
 from batchq.store import Store
 from batchq.survey import survey_input
@@ -32,12 +32,12 @@ def prompts(tmp_path):
 
 
 def add(
-    database, path, new=BATCH, *, seal=True, model=None, skip_bad=None, default_model=None, whole=False, policy=None,
+    database, path, new=BATCH, *, seal=True, model=None, skip_bad=None, default_model=None, policy=None,
     **options,
 ):  # fmt: skip
     with survey_input(path, ReadOptions(**options), model=model, skip_bad=skip_bad) as survey:
         filled = complete(new, survey, default_model=default_model)
-        return with_store(database, lambda store: enqueue(store, survey, filled, seal=seal, whole=whole, policy=policy))
+        return with_store(database, lambda store: enqueue(store, survey, filled, seal=seal, policy=policy))
 
 
 def bad_rows(path, **options):
@@ -219,21 +219,6 @@ def test_bad_rows_replace_no_other_file(database, prompts, tmp_path, held):
     assert not database.exists()
 
 
-@pytest.mark.parametrize("with_ids", [False, True])
-def test_a_whole_input_has_a_row_for_each_of_the_batch(database, prompts, with_ids):
-    rows = [{"prompt": f"p{i}"} | ({"custom_id": f"r{i}"} if with_ids else {}) for i in range(3)]
-    add(database, write_lines(prompts, rows))
-    write_lines(prompts, rows[:2])
-    with pytest.raises(BatchConflict, match=r"'b' has 3 rows, .*prompts\.jsonl 2: 1 of the batch not among them"):
-        add(database, prompts, whole=True)
-    assert add(database, prompts).absent == 1
-    if with_ids:
-        write_lines(prompts, [*rows[:2], {"prompt": "new", "custom_id": "new"}])
-        with pytest.raises(BatchConflict):
-            add(database, prompts, whole=True)
-    assert len(rows_of(database)) == 3
-
-
 def test_a_policy_changes_what_is_there_and_its_source_is_remembered(database, prompts, tmp_path):
     add(database, write_lines(prompts, ["a"]), policy=Policy(priority=3))
     assert (batch_of(database).priority, batch_of(database).source) == (3, str(prompts))
@@ -300,9 +285,9 @@ def test_chunks_are_bounded_by_rows_and_by_bytes(database, prompts):
         def __getattr__(self, name):
             return getattr(self.store, name)
 
-        async def add_jobs(self, batch, chunk):
+        async def add_jobs(self, batch, chunk, reuse):
             self.chunks.append((len(chunk), sum(len(job.payload) for job in chunk)))
-            return await self.store.add_jobs(batch, chunk)
+            return await self.store.add_jobs(batch, chunk, reuse)
 
     write_lines(prompts, ["x" * 1_000_000] * 9 + ["y"] * 4000)
     recorded = []
@@ -314,9 +299,9 @@ def test_chunks_are_bounded_by_rows_and_by_bytes(database, prompts):
 
     with survey_input(prompts, ReadOptions()) as survey:
         with_store(database, record)
-    assert max(rows for rows, _ in recorded) == producer.CHUNK_ROWS
-    assert max(size for _, size in recorded) < producer.CHUNK_BYTES + 1_000_003
-    assert sum(rows for rows, _ in recorded) == 4009
+    assert max(count for count, _ in recorded) == rows.CHUNK_ROWS
+    assert max(size for _, size in recorded) < rows.CHUNK_BYTES + 1_000_003
+    assert sum(count for count, _ in recorded) == 4009
 
 
 def test_memory_does_not_grow_with_the_input(prompts):
@@ -337,7 +322,7 @@ def test_a_batch_cancelled_meanwhile_takes_no_more_rows(database, prompts):
         batch = await store.open_batch(BATCH)
         await store.cancel(batch)
         with pytest.raises(BatchConflict, match="cancelled"):
-            await store.add_jobs(batch, [producer.NewJob(0, None, "k", '"x"')])
+            await store.add_jobs(batch, [NewJob(0, None, "k", '"x"')])
 
     with_store(database, cancel_and_add)
 
@@ -374,10 +359,10 @@ def test_a_producer_that_compares_for_long_stays_alive(database, prompts, monkey
         said.append(batch.name)
 
     add(database, write_lines(prompts, [f"p{i}" for i in range(30)]), seal=False)
-    monkeypatch.setattr(producer, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(rows, "CHUNK_ROWS", 10)
     monkeypatch.setattr(Store, "keep_alive", keep_alive)
     add(database, prompts)
     assert said == []
-    monkeypatch.setattr(producer, "_SAY_ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr(comparison, "_SAY_ALIVE_SECONDS", -1.0)
     add(database, prompts)
     assert said == ["b"] * 3

@@ -14,10 +14,10 @@ from sqlalchemy import event, select, update
 from sqlalchemy.dialects import sqlite
 from store_driver import SERVING, Hand, done, new_jobs
 
-from batchq.jobs import Claim, NewBatch
+from batchq.jobs import Claim, FinishedPlace, NewBatch, Reuse
 from batchq.pacing import LaneState, Limits
 from batchq.schema import batches
-from batchq.store import claim, enqueue, find, lanes, open_store, operate, results, unfinished
+from batchq.store import adding, claim, find, finished, lanes, open_store, operate, results, unfinished
 from batchq.store.exchange import exchange
 
 BATCHES = 5
@@ -229,8 +229,17 @@ USES = {
     "abandoned cancels": operate.abandoned_cancels,
     "a chunk of a purge": lambda tx: operate.purge_chunk(tx, 3),
     "a chunk of a cancel": lambda tx: (operate.start_cancel(tx, 3), operate.cancel_chunk(tx, 3)),
-    "an enqueue by position": lambda tx: enqueue.add_jobs(tx, 3, new_jobs(100)),
-    "an enqueue by custom_id": lambda tx: enqueue.existing_jobs(tx, 3, new_jobs(100, named="x")),
+    "an enqueue by position": lambda tx: adding.add_jobs(tx, 3, new_jobs(100)),
+    "what has ended": lambda tx: finished.read_finished(tx, 3, FinishedPlace(5, 5), 500),
+    "an enqueue with reuse": lambda tx: adding.add_jobs(tx, 3, new_jobs(100, 9_000), Reuse(refusals=True)),
+    "an enqueue with the answers of others": lambda tx: adding.add_jobs(
+        tx, 3, new_jobs(100, 9_100), Reuse(frozenset([1, 2]), refusals=True)
+    ),
+    "an enqueue of followers": lambda tx: adding.add_jobs(
+        tx, 3, [replace(job, leader=7) for job in new_jobs(9, 9_200)]
+    ),
+    "keys of a batch": lambda tx: adding.read_keys(tx, 3, 500, 100),
+    "an enqueue by custom_id": lambda tx: adding.existing_jobs(tx, 3, new_jobs(100, named="x")),
 }
 
 
@@ -246,7 +255,10 @@ def test_no_statement_reads_all_jobs(queue, location, name):
 def test_pages_of_results_are_read_in_the_order_of_the_index(queue):
     steps = plan(queue, page_statement())
     # SQLite's own name for the index of UNIQUE (batch_id, position), the first constraint of `jobs`.
-    assert steps == ["SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (batch_id=? AND position>?)"]
+    assert steps == [
+        "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (batch_id=? AND position>?)",
+        "SEARCH leader USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
+    ]
 
 
 def test_failures_are_counted_by_the_index_that_holds_nothing_else(queue, location):

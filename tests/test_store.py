@@ -1095,8 +1095,8 @@ async def test_batches_finished_long_ago_are_told_from_the_others(store, clock):
 
 async def test_enqueueing_the_same_rows_again_adds_nothing(store):
     batch = await fill(store, 10)
-    assert await store.add_jobs(batch, new_jobs(10)) == 0
-    assert await store.add_jobs(batch, new_jobs(12)) == 2
+    assert (await store.add_jobs(batch, new_jobs(10))).jobs == 0
+    assert (await store.add_jobs(batch, new_jobs(12))).jobs == 2
     assert (await store.batch("demo")).size == 12
     await check_tallies(store, batch)
 
@@ -1174,7 +1174,7 @@ async def test_ten_enqueues_of_the_same_rows_at_once_add_each_row_once(store, pa
     async def produce() -> int:
         async with await open_queue(path, clock) as producer:
             batch = await producer.open_batch(NewBatch("demo", "echo"))
-            added = [await producer.add_jobs(batch, new_jobs(20, start, named=named)) for start in range(0, 200, 20)]
+            added = [(await producer.add_jobs(batch, new_jobs(20, start, named=named))).jobs for start in range(0, 200, 20)]
             await producer.seal(batch)
             return sum(added)
 

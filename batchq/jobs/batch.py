@@ -106,9 +106,38 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """One row to enqueue: `payload` is ASCII-escaped JSON, `key` the hash of its request."""
+    """One row to enqueue: `payload` is ASCII-escaped JSON, `key` the hash of its request.
+
+    `leader` names the row of the same batch that runs for this one, since their requests are the same: by
+    its custom_id, or its position where rows have none.
+    """
 
     position: int
     custom_id: str | None
     key: str
     payload: str
+    leader: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Whose answers new jobs may take over: those of all batches, or of `batch_ids` only.
+
+    `refusals` takes over failures too, where the request itself was refused.
+    """
+
+    batch_ids: frozenset[int] | None = None
+    refusals: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """How many jobs were added; of these `reused` had an answer already, and `followers` follow others."""
+
+    jobs: int = 0
+    reused: int = 0
+    followers: int = 0
+
+    def __add__(self, other: Added) -> Added:
+        """Return the sum."""
+        return Added(self.jobs + other.jobs, self.reused + other.reused, self.followers + other.followers)

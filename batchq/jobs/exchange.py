@@ -17,7 +17,8 @@ SUSPECT_LOSSES = 2
 class RunnerIdentity:
     """Who claims: a fresh `id` per start, so that a re-used pid or name is never taken for its past.
 
-    `endpoints` is JSON: the base URL of each endpoint that it knows.
+    `endpoints` is JSON: the base URL of each endpoint that it knows. `batch_ids` are the batches that it
+    serves; None: any.
     """
 
     id: str
@@ -27,6 +28,7 @@ class RunnerIdentity:
     serves: str
     lease_ms: int
     endpoints: str = "{}"
+    batch_ids: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,22 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedPlace:
+    """Where a reader of finished jobs stands: behind the one that ended last of those that it has read."""
+
+    at: int = -1
+    job_id: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedPage:
+    """Jobs that ended, with those that follow them, and the place behind them."""
+
+    results: tuple[Result, ...]
+    place: FinishedPlace
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One row of the attempts log; `cost_source` is `provider` or `estimate`."""
 
@@ -114,7 +130,10 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
-    """A worker process as people see it; never used for correctness. `endpoints` are its base URLs by name."""
+    """A worker process as people see it; never used for correctness.
+
+    `endpoints` are its base URLs by name, `batch_ids` the batches that it serves, None where it serves any.
+    """
 
     id: str
     host: str
@@ -126,6 +145,7 @@ class RunnerInfo:
     seen_at: int
     live: bool
     endpoints: Mapping[str, str] = field(default_factory=dict)
+    batch_ids: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,21 +20,25 @@ from typing import Self, TypeVar
 from batchq.database import OnLocked, SqliteDatabase, Transaction, Watcher, open_sqlite, sqlite_path
 from batchq.errors import UnknownBatch
 from batchq.jobs import (
+    Added,
     Attempt,
     Batch,
     ErrorGroup,
     Exchanged,
+    FinishedPage,
+    FinishedPlace,
     Lane,
     NewBatch,
     NewJob,
     Progress,
     Result,
+    Reuse,
     RunnerIdentity,
     RunnerInfo,
     Unfinished,
 )
 from batchq.pacing import LaneState, Limits
-from batchq.store import enqueue, operate, results, runners, unfinished
+from batchq.store import adding, enqueue, finished, operate, results, runners, unfinished
 from batchq.store.exchange import ExchangeRequest, exchange, look
 from batchq.store.find import lane_name
 from batchq.store.lanes import read_lanes, reopen, set_limits
@@ -44,6 +48,7 @@ __all__ = ["ExchangeRequest", "Store", "open_store"]
 T = TypeVar("T")
 
 PAGE_ROWS = 500
+KEYS_PAGE_ROWS = 5_000
 OPERATOR_PATIENCE = 60.0
 
 
@@ -125,17 +130,40 @@ class Store:
         """Say that the producer of a batch that is not complete is still at work."""
         await self._write(partial(enqueue.keep_alive, batch_id=batch.id))
 
-    async def existing_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> dict[object, enqueue.Existing]:
+    async def existing_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> dict[object, adding.Existing]:
         """Return what the batch holds under the chunk's custom_ids, or positions."""
-        return await self._database.read(partial(enqueue.existing_jobs, batch_id=batch.id, chunk=chunk))
+        return await self._database.read(partial(adding.existing_jobs, batch_id=batch.id, chunk=chunk))
 
     async def has_custom_ids(self, batch: Batch) -> bool | None:
         """Whether the batch's jobs have custom_ids; None while it has no jobs."""
         return await self._database.read(partial(enqueue.has_custom_ids, batch_id=batch.id))
 
-    async def add_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> int:
-        """Add the jobs that are not there yet; return how many were added. Raises BatchConflict."""
-        return await self._write(partial(enqueue.add_jobs, batch_id=batch.id, chunk=chunk))
+    async def add_jobs(self, batch: Batch, chunk: Sequence[NewJob], reuse: Reuse | None = None) -> Added:
+        """Add the jobs that are not there yet; return how many were added. Raises BatchConflict.
+
+        `reuse` lets those whose request has an answer already have it, at no cost.
+        """
+        return await self._write(partial(adding.add_jobs, batch_id=batch.id, chunk=chunk, reuse=reuse))
+
+    async def make_batch(
+        self, new: NewBatch, chunk: Sequence[NewJob], reuse: Reuse | None = None
+    ) -> tuple[Batch, Added] | None:
+        """Create a batch with its first jobs in it; None if there is one of that name."""
+        return await self._write(partial(adding.make_batch, new=new, chunk=chunk, reuse=reuse))
+
+    async def generations(self, base: str) -> list[Batch]:
+        """Return the batches named `base`, `base~2`, `base~3`, …, newest first."""
+        return await self._database.read(partial(enqueue.find_generations, base=base))
+
+    async def keys(self, batch: Batch) -> AsyncIterator[adding.Existing]:
+        """Yield the jobs of a batch that follow no other, in order, with their keys."""
+        after = -1
+        while page := await self._database.read(
+            partial(adding.read_keys, batch_id=batch.id, after=after, limit=KEYS_PAGE_ROWS)
+        ):
+            for item in page:
+                yield item
+            after = page[-1].position
 
     async def update_policy(self, batch: Batch, changes: Mapping[str, object]) -> Batch:
         """Change what is no part of the request, by field of Batch; return the batch as it is now."""
@@ -170,19 +198,43 @@ class Store:
         return found
 
     async def results(
-        self, batch: Batch, *, with_prompt: bool = False, page_rows: int = PAGE_ROWS
+        self,
+        batch: Batch,
+        *,
+        with_prompt: bool = False,
+        unique: bool = False,
+        after: int = -1,
+        page_rows: int = PAGE_ROWS,
     ) -> AsyncIterator[Result]:
-        """Yield every job of a batch in input order, read in short pages."""
-        after = -1
+        """Yield the jobs of a batch behind position `after` in input order, read in short pages.
+
+        `unique` leaves out those that follow another one.
+        """
         while True:
             page = await self._database.read(
-                partial(results.read_results, batch_id=batch.id, after=after, limit=page_rows, with_prompt=with_prompt)
+                partial(
+                    results.read_results,
+                    batch_id=batch.id,
+                    after=after,
+                    limit=page_rows,
+                    with_prompt=with_prompt,
+                    unique=unique,
+                )
             )
             for result in page:
                 yield result
             if len(page) < page_rows:
                 return
             after = page[-1].position
+
+    async def finished(self, batch: Batch, place: FinishedPlace, *, page_rows: int = PAGE_ROWS) -> FinishedPage:
+        """Return the next jobs that ended behind `place`, in that order, each with those that follow it.
+
+        What ended while the clock was set back may stand before `place`.
+        """
+        return await self._database.read(
+            partial(finished.read_finished, batch_id=batch.id, place=place, limit=page_rows)
+        )
 
     async def job(self, batch: Batch, position: int) -> tuple[Result, list[Attempt]] | None:
         """Return one job with its attempts; None if there is no such position."""

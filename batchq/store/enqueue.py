@@ -1,42 +1,24 @@
-"""Enqueue: make a batch, add jobs in chunks, seal it."""
+"""Batches as producers see them: made, compared, changed and sealed. `adding` adds their jobs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_list
 from batchq.errors import BatchConflict
-from batchq.jobs import Batch, BatchState, NewBatch, NewJob
+from batchq.jobs import Batch, BatchState, NewBatch
 from batchq.request import canonical, encode
 from batchq.schema import batches, jobs
 from batchq.store.find import batch_from
-from batchq.store.tally import PRODUCER, Tally
 
 # How long a producer may be silent before a collector calls it dead.
 ENQUEUE_ALIVE_MS = 30_000
 
-_INSERT = (
-    "INSERT INTO jobs (batch_id, position, custom_id, key, payload, state, claimable_at, created_at) "
-    "VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)"
-)
-
-
 _SHOWN = 120
-_ENDED = {BatchState.CANCELLED: "cancelled", BatchState.PURGING: "purged"}
-
-
-@dataclass(frozen=True, slots=True)
-class Existing:
-    """What a batch already holds at a position or under a custom_id."""
-
-    position: int
-    custom_id: str | None
-    key: str
+_GENERATION = re.compile(r"|~[1-9][0-9]*")
 
 
 def find_batch(tx: Transaction, name: str) -> Batch | None:
@@ -51,6 +33,13 @@ def list_batches(tx: Transaction) -> list[Batch]:
     return [batch_from(row) for row in rows]
 
 
+def find_generations(tx: Transaction, base: str) -> list[Batch]:
+    """Return the batches named `base`, `base~2`, `base~3`, …, newest first."""
+    named = or_(batches.c.name == base, batches.c.name.startswith(f"{base}~", autoescape=True))
+    rows = tx.connection.execute(select(batches).where(named).order_by(batches.c.id.desc())).all()
+    return [batch_from(row) for row in rows if _GENERATION.fullmatch(row.name[len(base) :])]
+
+
 def open_batch(tx: Transaction, new: NewBatch) -> Batch:
     """Create the batch, or return the one of that name if it makes the same requests.
 
@@ -61,7 +50,8 @@ def open_batch(tx: Transaction, new: NewBatch) -> Batch:
     if found is None:
         _make_batch(tx, new)
     else:
-        _compare(found, new)
+        _refuse_ended(found)
+        refuse_other_settings(found, new)
         keep_alive(tx, found.id)
     opened = find_batch(tx, new.name)
     assert opened is not None  # noqa: S101 - it is there by now, in this transaction
@@ -101,60 +91,6 @@ def keep_alive(tx: Transaction, batch_id: int) -> None:
     )
 
 
-def add_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> int:
-    """Add the jobs of one chunk that are not there yet; return how many were.
-
-    A job is the same if custom_id (position, where there is none) and key are. Raises BatchConflict
-    for another key, and for a cancelled batch. The positions of jobs with a custom_id follow what the
-    batch holds by now.
-    """
-    batch = tx.connection.execute(
-        select(batches.c.name, batches.c.size, batches.c.state).where(batches.c.id == batch_id)
-    ).one_or_none()
-    if batch is None:
-        raise BatchConflict("the batch was purged while rows were being added to it")
-    if batch.state in {BatchState.CANCELLED, BatchState.PURGING}:
-        raise BatchConflict(f"the batch was {_ENDED[BatchState(batch.state)]} while rows were being added to it")
-    size: int = batch.size
-    by_id = bool(chunk) and chunk[0].custom_id is not None
-    may_be_there = bool(size) and (by_id or any(job.position < size for job in chunk))
-    present = existing_jobs(tx, batch_id, chunk) if may_be_there else {}
-    rows: list[tuple[object, ...]] = []
-    for job in chunk:
-        found = present.get(job.custom_id if by_id else job.position)
-        if found is not None:
-            if found.key != job.key:
-                raise BatchConflict(conflict_message(job, found, batch.name))
-            continue
-        position = size + len(rows)
-        if not by_id and position != job.position:
-            raise BatchConflict(f"row {job.position} can't follow row {position - 1}: another enqueue is in the way")
-        rows.append((batch_id, position, job.custom_id, job.key, job.payload, tx.now, tx.now))
-    values: dict[str, object] = {"enqueue_until": tx.now + ENQUEUE_ALIVE_MS}
-    if rows:
-        tx.connection.exec_driver_sql(_INSERT, rows)
-        values |= {"size": size + len(rows), "sealed_at": None}
-        tally = Tally()
-        tally.move(batch_id, None, "pending", len(rows))
-        tally.write(tx, PRODUCER)
-    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(values))
-    return len(rows)
-
-
-def existing_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> dict[object, Existing]:
-    """Return what the batch holds under the custom_ids, or positions, of a chunk."""
-    if not chunk:
-        return {}
-    by_id = chunk[0].custom_id is not None
-    column = jobs.c.custom_id if by_id else jobs.c.position
-    wanted = [job.custom_id if by_id else job.position for job in chunk]
-    statement = select(jobs.c.position, jobs.c.custom_id, jobs.c.key).where(
-        jobs.c.batch_id == batch_id, column.in_(json_list("wanted"))
-    )
-    rows = tx.connection.execute(statement, {"wanted": json.dumps(wanted)}).all()
-    return {(row.custom_id if by_id else row.position): Existing(row.position, row.custom_id, row.key) for row in rows}
-
-
 def has_custom_ids(tx: Transaction, batch_id: int) -> bool | None:
     """Whether the batch's jobs have custom_ids; None for a batch without jobs."""
     row = tx.connection.execute(
@@ -179,18 +115,11 @@ def update_policy(tx: Transaction, batch_id: int, changes: Mapping[str, object])
     return batch_from(tx.connection.execute(select(batches).where(batches.c.id == batch_id)).one())
 
 
-def conflict_message(job: NewJob, found: Existing, batch: str) -> str:
-    """Say which row differs from what the batch of that name holds."""
-    if job.custom_id is not None:
-        return f"custom_id {job.custom_id!r} is in the batch {batch!r} (position {found.position}) with another request"
-    return f"position {job.position} of the batch {batch!r} holds another request"
-
-
 def _shown(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def _compare(found: Batch, new: NewBatch) -> None:
+def _refuse_ended(found: Batch) -> None:
     if found.state is BatchState.PURGING:
         raise BatchConflict(
             f"batch {found.name!r} is being purged: `batchq purge {found.name}` completes that, --batch starts another"
@@ -199,6 +128,10 @@ def _compare(found: Batch, new: NewBatch) -> None:
         raise BatchConflict(
             f"batch {found.name!r} was cancelled; `batchq retry {found.name}` revives it, --batch starts another"
         )
+
+
+def refuse_other_settings(found: Batch, new: NewBatch) -> None:
+    """Raise BatchConflict, naming the differences, where a batch makes other requests than `new` asks for."""
     pairs = {
         "worker": (found.worker, new.worker),
         "endpoint": (found.endpoint, new.endpoint),
@@ -211,5 +144,6 @@ def _compare(found: Batch, new: NewBatch) -> None:
             different.append(f"{name} is {_shown(old)}, not {_shown(wanted)}")
     if different:
         raise BatchConflict(
-            f"batch {new.name!r} makes other requests: {'; '.join(different)}. Give this one another name with --batch"
+            f"batch {found.name!r} makes other requests: {'; '.join(different)}."
+            " Give this one another name with --batch"
         )

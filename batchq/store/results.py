@@ -9,42 +9,57 @@ from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, 
 from batchq.schema import CLAIMABLE, FAILED, attempts, batches, jobs
 from batchq.store.enqueue import find_batch
 from batchq.store.find import INFLIGHT, PENDING, AnyRow, AnySelect, last_lease, next_time
+from batchq.store.followers import LEADER, read_through
 from batchq.store.lanes import read_lanes
 from batchq.store.runners import read_runners, read_urls
 from batchq.store.tally import counts_of, read_totals
 
-_RESULT_COLUMNS = tuple(
-    jobs.c[name]
-    for name in (
-        "position", "custom_id", "key", "state", "attempts", "result", "error", "error_class", "finish_reason",
-        "meta", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost", "cost_source", "response",
-    )
+_RESULT_COLUMNS = (
+    *(
+        read_through(name)
+        for name in (
+            "position", "custom_id", "key", "state", "attempts", "result", "error", "error_class", "status",
+            "finish_reason", "meta", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost",
+            "cost_source", "response", "finished_at",
+        )
+    ),
+    LEADER.c.position.label("leader"),
 )  # fmt: skip
 
 
+_WEIGHT = func.sum(1 + jobs.c.followers)
+
+
 def results_statement(*, with_prompt: bool) -> AnySelect:
-    """Return the SELECT of one page of results, in order of position."""
-    columns = (*_RESULT_COLUMNS, jobs.c.payload) if with_prompt else _RESULT_COLUMNS
-    return select(*columns).order_by(jobs.c.position)
+    """Return the SELECT of results; followers are read through their leaders."""
+    columns = (*_RESULT_COLUMNS, read_through("payload")) if with_prompt else _RESULT_COLUMNS
+    return select(*columns).select_from(jobs).outerjoin(LEADER, LEADER.c.id == jobs.c.leader_id)
 
 
-def read_results(tx: Transaction, batch_id: int, after: int, limit: int, *, with_prompt: bool) -> list[Result]:
-    """Return up to `limit` results behind position `after`, in order."""
+def read_results(
+    tx: Transaction, batch_id: int, after: int, limit: int, *, with_prompt: bool, unique: bool = False
+) -> list[Result]:
+    """Return up to `limit` results behind position `after`, in order; `unique` ones follow no other."""
     statement = results_statement(with_prompt=with_prompt).where(jobs.c.batch_id == batch_id, jobs.c.position > after)
-    return [_result(row, with_prompt=with_prompt) for row in tx.connection.execute(statement.limit(limit))]
+    if unique:
+        statement = statement.where(jobs.c.leader_id.is_(None))
+    rows = tx.connection.execute(statement.order_by(jobs.c.position).limit(limit))
+    return [result_of(row, with_prompt=with_prompt) for row in rows]
 
 
 def read_job(tx: Transaction, batch_id: int, position: int) -> tuple[Result, list[Attempt]] | None:
-    """Return one job with its attempts, oldest first."""
+    """Return one job with its attempts, oldest first: its leader's where it follows one."""
     row = tx.connection.execute(
-        select(*_RESULT_COLUMNS, jobs.c.payload, jobs.c.id).where(
-            jobs.c.batch_id == batch_id, jobs.c.position == position
-        )
+        results_statement(with_prompt=True)
+        .add_columns(func.coalesce(jobs.c.leader_id, jobs.c.id).label("runs_as"))
+        .where(jobs.c.batch_id == batch_id, jobs.c.position == position)
     ).one_or_none()
     if row is None:
         return None
-    log = tx.connection.execute(select(attempts).where(attempts.c.job_id == row.id).order_by(attempts.c.token)).all()
-    return _result(row, with_prompt=True), [_attempt(entry) for entry in log]
+    log = tx.connection.execute(
+        select(attempts).where(attempts.c.job_id == row.runs_as).order_by(attempts.c.token)
+    ).all()
+    return result_of(row, with_prompt=True), [_attempt(entry) for entry in log]
 
 
 def is_finished(tx: Transaction, batch: Batch) -> bool:
@@ -110,10 +125,10 @@ def _lanes_of(tx: Transaction, batch: Batch) -> tuple[Lane, ...]:
 def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:
     """Return the batch's failures by class, most frequent first, with the first one as the example."""
     groups = tx.connection.execute(
-        select(jobs.c.error_class, func.count().label("jobs"), func.min(jobs.c.position).label("first"))
+        select(jobs.c.error_class, _WEIGHT.label("jobs"), func.min(jobs.c.position).label("first"))
         .where(jobs.c.batch_id == batch_id, FAILED)
         .group_by(jobs.c.error_class)
-        .order_by(func.count().desc(), jobs.c.error_class)
+        .order_by(_WEIGHT.desc(), jobs.c.error_class)
     ).all()
     found = []
     for group in groups:
@@ -127,7 +142,7 @@ def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:
 def recount(tx: Transaction, batch_id: int) -> dict[str, int]:
     """Count a batch's jobs by state, row by row: what the tallies must agree with."""
     rows = tx.connection.execute(
-        select(jobs.c.state, func.sum(1 + jobs.c.followers).label("jobs"))
+        select(jobs.c.state, _WEIGHT.label("jobs"))
         .where(jobs.c.batch_id == batch_id, jobs.c.leader_id.is_(None))
         .group_by(jobs.c.state)
     ).all()
@@ -138,7 +153,8 @@ def _usage(row: AnyRow) -> Usage:
     return Usage(row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens)
 
 
-def _result(row: AnyRow, *, with_prompt: bool) -> Result:
+def result_of(row: AnyRow, *, with_prompt: bool) -> Result:
+    """Build the value from a row of `results_statement`."""
     return Result(
         position=row.position,
         custom_id=row.custom_id,
@@ -155,6 +171,9 @@ def _result(row: AnyRow, *, with_prompt: bool) -> Result:
         payload=row.payload if with_prompt else None,
         cost_source=row.cost_source,
         response=row.response,
+        status=row.status,
+        finished_at=row.finished_at,
+        leader=row.leader,
     )
 
 

@@ -48,6 +48,7 @@ def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> int | None:
         "in_flight": in_flight,
         "serves": runner.serves,
         "endpoints": runner.endpoints,
+        "batch_ids": None if runner.batch_ids is None else json.dumps(sorted(runner.batch_ids)),
         "lease_ms": runner.lease_ms,
         "started_at": tx.now,
         "seen_at": tx.now,
@@ -104,6 +105,7 @@ def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
             started_at=row.started_at,
             seen_at=row.seen_at,
             live=row.seen_at + row.lease_ms >= tx.now,
+            batch_ids=None if row.batch_ids is None else frozenset(json.loads(row.batch_ids)),
         )
         for row in rows
     )

@@ -1,0 +1,171 @@
+"""Synchronises a batch with an input: the same rows resume, more rows are added, others start a new generation.
+
+`run` and `prompt_map` do this. The generations of a batch are named `name`, `name~2`, `name~3`, … What one of
+them has answered, the next takes over by key; what an old one had still to do is cancelled, unless somebody
+is at work on it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from batchq.comparison import Comparison, compare
+from batchq.errors import BatchConflict, RowConflict
+from batchq.jobs import Batch, BatchState, NewBatch, Reuse, RunnerInfo
+from batchq.producer import BeforeAdding, Enqueued, Policy, Thrift, fill
+from batchq.rows import Rows
+from batchq.settlement import REFUSED_CLASSES
+from batchq.store import Store
+from batchq.store.enqueue import refuse_other_settings
+from batchq.survey import Survey
+
+# Another process may begin the same generation, or fill the one that we chose with other rows.
+_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Synchronised:
+    """What became of an input: its batch, how many failed jobs run again, and the generations that it superseded."""
+
+    enqueued: Enqueued
+    retried: int = 0
+    superseded: tuple[str, ...] = ()
+
+    @property
+    def batch(self) -> Batch:
+        """The generation that holds the input."""
+        return self.enqueued.batch
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How to synchronise: `fresh` ignores what was answered before, `thrift` says what else need not be paid for."""
+
+    policy: Policy = field(default_factory=Policy)
+    thrift: Thrift = field(default_factory=Thrift)
+    fresh: bool = False
+    before_adding: BeforeAdding | None = None
+
+
+async def synchronise(store: Store, survey: Survey, new: NewBatch, wishes: Wishes) -> Synchronised:
+    """Find or make the generation of the batch `new` that holds just the surveyed rows, and complete it.
+
+    Failed jobs of it run again where the reason may have passed, and so do cancelled ones. Raises
+    BatchConflict where there is a batch of that name with other settings.
+    """
+    for _ in range(_TRIES):
+        generations = await store.generations(new.name)
+        for generation in generations[:1]:
+            refuse_other_settings(generation, new)
+        try:
+            found = None if wishes.fresh else await _resume(store, survey, new, generations, wishes)
+            if found is None:
+                found = await _begin(store, survey, new, generations, wishes)
+        except RowConflict:
+            continue  # somebody else has put other rows there meanwhile
+        if found is not None:
+            return found
+    raise BatchConflict(f"{new.name!r} is being changed by several others at once: run this again")
+
+
+async def retry_what_may_pass(store: Store, batch: Batch) -> int:
+    """Send failed jobs back whose reason may have passed; not those whose request was refused."""
+    groups = await store.errors(batch)
+    again = [group.error_class for group in groups if group.error_class not in REFUSED_CLASSES]
+    return sum([await store.retry(batch, error_class=name) for name in again])
+
+
+async def _resume(
+    store: Store, survey: Survey, new: NewBatch, generations: Sequence[Batch], wishes: Wishes
+) -> Synchronised | None:
+    """Go on with the newest generation whose jobs are all of the input; None where there is none."""
+    for generation in generations:
+        if generation.state is BatchState.PURGING:
+            continue
+        comparison = await compare(store, survey, generation)
+        if comparison.conflict is not None or comparison.absent:
+            continue
+        retried = 0
+        if generation.state is BatchState.CANCELLED:
+            retried = await store.retry(generation, error_class="cancelled")
+        batch = await store.open_batch(replace(new, name=generation.name))
+        done = await fill(
+            store, Rows(survey, batch), batch, comparison, policy=wishes.policy, source=new.source,
+            thrift=_with_answers_of(generations, wishes), before_adding=wishes.before_adding,
+        )  # fmt: skip
+        return Synchronised(done, retried + await retry_what_may_pass(store, done.batch))
+    return None
+
+
+async def _begin(
+    store: Store, survey: Survey, new: NewBatch, generations: Sequence[Batch], wishes: Wishes
+) -> Synchronised | None:
+    """Make the next generation; None where somebody else just made it."""
+    thrift = _with_answers_of(() if wishes.fresh else generations, wishes)
+    superseded = await _supersede(store, generations)
+    if wishes.before_adding is not None:
+        await wishes.before_adding()
+    named = replace(new, name=_next_name(new.name, generations))
+    rows = Rows(survey, named)
+    # The first row comes with the batch: nobody takes it for the beginning of another input.
+    made = await store.make_batch(named, [rows.first()], thrift.reuse)
+    if made is None:
+        return None
+    batch, added = made
+    done = await fill(store, rows, batch, Comparison(present=1), thrift=thrift)
+    done = replace(done, added=done.added + 1, skipped=done.skipped - 1, reused=done.reused + added.reused)
+    return Synchronised(done, superseded=superseded)
+
+
+async def _supersede(store: Store, generations: Sequence[Batch]) -> tuple[str, ...]:
+    """Cancel what old generations have still to do, unless somebody is at work on them; return their names."""
+    superseded = []
+    for generation in generations:
+        if generation.state in {BatchState.PURGING, BatchState.CANCELLED}:
+            continue
+        progress = await store.progress(generation.name)
+        if progress.finished or progress.enqueueing or is_used(generation, progress.runners):
+            continue
+        await store.cancel(generation)
+        superseded.append(generation.name)
+    return tuple(superseded)
+
+
+def is_used(batch: Batch, runners: Sequence[RunnerInfo]) -> bool:
+    """Whether a live process was started for this very batch; those that serve any batch don't wait for it."""
+    return any(
+        runner.live and batch.id in (runner.batch_ids or ()) and not _is_gone(runner.host, runner.pid)
+        for runner in runners
+    )
+
+
+def _is_gone(host: str, pid: int) -> bool:
+    """Whether a process of this host has ended, though its last word is younger than its lease."""
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        return False
+    return False
+
+
+def _with_answers_of(generations: Sequence[Batch], wishes: Wishes) -> Thrift:
+    if wishes.fresh:
+        return replace(wishes.thrift, reuse=None)
+    ids = frozenset(generation.id for generation in generations if generation.state is not BatchState.PURGING)
+    if wishes.thrift.reuse is not None:
+        return replace(wishes.thrift, reuse=Reuse(refusals=bool(ids)))
+    return replace(wishes.thrift, reuse=Reuse(ids, refusals=True) if ids else None)
+
+
+def _next_name(base: str, generations: Sequence[Batch]) -> str:
+    if not generations:
+        return base
+    numbers = [int(generation.name[len(base) + 1 :] or 1) for generation in generations]
+    return f"{base}~{max(numbers) + 1}"

@@ -1,0 +1,59 @@
+"""Finds the rows of an input that make the same request: the first one leads, the others follow it.
+
+The keys stand in a temporary SQLite file, so that memory does not grow with the input.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+_FLUSH_ROWS = 5_000
+_FOLLOWERS = """
+    CREATE TABLE followers AS
+    SELECT row, leader FROM (SELECT row, key, min(row) OVER (PARTITION BY key) AS leader FROM seen) WHERE row > leader
+    ORDER BY row
+"""
+_LEADERS = "SELECT f.row, s.name FROM followers f JOIN seen s ON s.row = f.leader WHERE f.row >= 0 ORDER BY f.row"
+
+Name = int | str
+
+
+class Leaders:
+    """The keys of rows in order; those with a negative number are in the batch already."""
+
+    def __init__(self) -> None:
+        """Make the file, which is gone when it is closed."""
+        # An empty name is a file that SQLite makes in the temporary directory and removes on closing.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for statement in (
+            "PRAGMA journal_mode=OFF",
+            "PRAGMA synchronous=OFF",
+            "CREATE TABLE seen (row INTEGER PRIMARY KEY, key BLOB NOT NULL, name NOT NULL)",
+            "BEGIN",
+        ):
+            self._database.execute(statement)
+        self._seen: list[tuple[int, bytes, Name]] = []
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._database.close()
+
+    def saw(self, row: int, key: str, name: Name) -> None:
+        """Remember a row, with the name by which others would call it their leader."""
+        self._seen.append((row, bytes.fromhex(key), name))
+        if len(self._seen) == _FLUSH_ROWS:
+            self._flush()
+
+    def decide(self) -> None:
+        """Find the leaders of all rows that were seen."""
+        self._flush()
+        self._database.execute(_FOLLOWERS)
+
+    def followers(self) -> Iterator[tuple[int, Name]]:
+        """Yield each row of the input that follows another, in order, with its leader's name."""
+        return iter(self._database.execute(_LEADERS))
+
+    def _flush(self) -> None:
+        self._database.executemany("INSERT INTO seen VALUES (?, ?, ?)", self._seen)
+        self._seen.clear()

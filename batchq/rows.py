@@ -1,0 +1,71 @@
+"""The jobs that the rows of an input ask for, with their keys, in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from batchq.jobs import Batch, NewBatch, NewJob
+from batchq.leaders import Leaders, Name
+from batchq.request import RequestKeys, encode
+from batchq.survey import Survey
+
+CHUNK_ROWS = 2_000
+CHUNK_BYTES = 4 << 20
+_NO_MORE: tuple[int, Name] = (-1, -1)
+
+# The jobs of a chunk, each with the line that it comes from.
+Chunk = list[tuple[int, NewJob]]
+
+
+class Rows:
+    """The jobs that a surveyed input asks for, in the terms of one batch; each row as often as it has samples."""
+
+    def __init__(self, survey: Survey, batch: Batch | NewBatch) -> None:
+        """Know the batch's part of each request."""
+        self.survey = survey
+        self.has_ids = survey.has_ids
+        self._keys = RequestKeys(batch.worker, batch.endpoint, batch.model, batch.settings)
+        samples = batch.settings.get("samples")
+        self._samples = samples if isinstance(samples, int) else 1
+        self.total = survey.rows * self._samples
+
+    def chunks(self, start: int = 0, leaders: Leaders | None = None) -> Iterator[Chunk]:
+        """Yield the jobs from position `start` with their lines, up to 2,000 rows or 4 MB at a time."""
+        chunk: Chunk = []
+        size = 0
+        for line, job in self._following(leaders) if leaders else self._jobs():
+            if job.position < start:
+                continue
+            chunk.append((line, job))
+            size += len(job.payload)
+            if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    def first(self) -> NewJob:
+        """Return the first job."""
+        return next(job for _, job in self._jobs())
+
+    def _jobs(self) -> Iterator[tuple[int, NewJob]]:
+        for index, row in enumerate(self.survey.good_rows()):
+            payload = encode(row.payload)
+            if self._samples == 1:
+                yield row.line, NewJob(index, row.custom_id, self._keys.key(row.payload, payload), payload)
+                continue
+            for sample in range(self._samples):
+                custom_id = None if row.custom_id is None else f"{row.custom_id}#{sample + 1}"
+                key = self._keys.key(row.payload, payload, sample)
+                yield row.line, NewJob(index * self._samples + sample, custom_id, key, payload)
+
+    def _following(self, leaders: Leaders) -> Iterator[tuple[int, NewJob]]:
+        followers = leaders.followers()
+        row, leader = next(followers, _NO_MORE)
+        for line, job in self._jobs():
+            if job.position == row:
+                yield line, replace(job, leader=leader)
+                row, leader = next(followers, _NO_MORE)
+            else:
+                yield line, job
