@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from batchq.jobs import Json, NewBatch, Usage
 from batchq.prices import Prices
-from batchq.request import merge_body
+from batchq.request import merge_body, samples_of
 from batchq.survey import Survey
 
 # English text has about four characters per token with the common tokenizers
@@ -23,8 +23,8 @@ _NOT_TEXT = frozenset({"role", "type", "image_url", "input_audio", "file", "id"}
 class Estimate:
     """What the good rows of an input come to.
 
-    `output_tokens` is the most that may be generated, None where no row limits it. Costs are in US
-    dollars, None where no price is known.
+    `rows` counts each as often as it is asked. `output_tokens` is the most that may be generated, None where no
+    row limits it. Costs are in US dollars, None where no price is known.
     """
 
     rows: int
@@ -48,6 +48,8 @@ def estimate(survey: Survey, new: NewBatch, prices: Prices) -> Estimate:
         outputs += most if isinstance(most, int) else 0
     schema = new.settings.get("schema")
     characters += rows * (len(json.dumps(schema)) if schema else 0)
+    samples = samples_of(new.settings)
+    rows, characters, outputs = rows * samples, characters * samples, outputs * samples
     tokens = -(-characters // CHARACTERS_PER_TOKEN) + rows * _CALL_OVERHEAD
     most_output = outputs if limited and rows else None
     return Estimate(

@@ -79,6 +79,12 @@ def prompt_of(payload: Json) -> str | dict[str, Json]:
     raise ValueError(f"a payload is a string or an object, not {type(payload).__name__}")
 
 
+def samples_of(settings: Mapping[str, Json]) -> int:
+    """Return how often each prompt of a batch is asked."""
+    samples = settings.get("samples")
+    return samples if isinstance(samples, int) else 1
+
+
 class RequestKeys:
     """Computes the key of each request of one batch: 32 hex digits, equal for equal requests."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from batchq.jobs import Batch, NewBatch, NewJob
 from batchq.leaders import Leaders, Name
-from batchq.request import RequestKeys, encode
+from batchq.request import RequestKeys, encode, samples_of
 from batchq.survey import Survey
 
 CHUNK_ROWS = 2_000
@@ -26,8 +26,7 @@ class Rows:
         self.survey = survey
         self.has_ids = survey.has_ids
         self._keys = RequestKeys(batch.worker, batch.endpoint, batch.model, batch.settings)
-        samples = batch.settings.get("samples")
-        self._samples = samples if isinstance(samples, int) else 1
+        self._samples = samples_of(batch.settings)
         self.total = survey.rows * self._samples
 
     def chunks(self, start: int = 0, leaders: Leaders | None = None) -> Iterator[Chunk]:

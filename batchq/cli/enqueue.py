@@ -13,13 +13,22 @@ import click
 from batchq.cli.estimate import say_estimate
 from batchq.cli.limit import LimitsAsked, asked_limits, lane_url, limit_options
 from batchq.cli.options import HELP_NAMES, command_class, command_line, db_option, json_option, run_async, settings_of
-from batchq.cli.request_options import Asked, policy_of, request_options, say_policy, surveyed
+from batchq.cli.request_options import (
+    Asked,
+    batch_name,
+    policy_of,
+    request_options,
+    say_policy,
+    surveyed,
+    thrift_of,
+    told_thrift,
+)
 from batchq.display.messages import is_terminal, say
 from batchq.display.text import plural
 
 if TYPE_CHECKING:
     from batchq.jobs import NewBatch
-    from batchq.producer import Enqueued, Policy
+    from batchq.producer import Enqueued
     from batchq.survey import Survey
 
 
@@ -54,6 +63,7 @@ def enqueue(
     batchq enqueue prompts.jsonl --model openai/gpt-4o-mini
     batchq enqueue reviews.csv --prompt-field text --system "Positive or negative?" --set temperature=0
     batchq enqueue prompts.jsonl --budget 5.00 --rpm 600
+    batchq enqueue prompts.jsonl --model openai/gpt-4o-mini --model google/gemini-2.5-flash
     batchq enqueue prompts.jsonl --dry-run
     """
     limits = asked_limits(options)
@@ -68,16 +78,21 @@ def enqueue(
     if asked.endpoint not in settings.known_endpoints():
         say(f"batchq: {settings.unknown_endpoint(asked.endpoint)}; a worker elsewhere must know it")
     with surveyed(path, asked, settings) as (survey, unnamed):
-        new = replace(unnamed, name=name)
+        batches = [replace(new, name=batch_name(name, new, asked.models)) for new in unnamed]
+        for new in batches:
+            refuse_bad_name(new.name)
         if dry_run:
-            return say_estimate(survey, new, settings, limits.rpm, as_json=as_json)
+            for new in batches:
+                say_estimate(survey, new, settings, limits.rpm, as_json=as_json)
+            return 0
         url = lane_url(settings, asked.endpoint, limits)
         sealing = path is not None if seal is None else seal
-        done = run_async(lambda: _add(settings.db, survey, new, policy_of(asked), limits, url, seal=sealing))
-    say_policy(done)
-    _report(done, asked, db)
-    if as_json:
-        click.echo(json.dumps(_summary(done)))
+        enqueued = run_async(lambda: _add(settings.db, survey, batches, asked, limits, url, seal=sealing))
+    for done in enqueued:
+        say_policy(done)
+        _report(done, asked, db)
+        if as_json:
+            click.echo(json.dumps(_summary(done)))
     return 0
 
 
@@ -107,15 +122,20 @@ def refuse_bad_name(name: str) -> None:
 
 
 async def _add(
-    location: str, survey: Survey, new: NewBatch, policy: Policy, limits: LimitsAsked, url: str, *, seal: bool
-) -> Enqueued:
+    location: str, survey: Survey, batches: list[NewBatch], asked: Asked, limits: LimitsAsked, url: str, *, seal: bool
+) -> list[Enqueued]:
     from batchq.producer import enqueue as add
     from batchq.store import open_store
 
+    policy, thrift = policy_of(asked), thrift_of(asked)
     async with await open_store(location, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
-        return await add(
-            store, survey, new, seal=seal, policy=policy, before_adding=limits.setter(store, new.worker, url, new.model)
-        )
+        return [
+            await add(
+                store, survey, new, seal=seal, policy=policy, thrift=thrift,
+                before_adding=limits.setter(store, new.worker, url, new.model),
+            )
+            for new in batches
+        ]  # fmt: skip
 
 
 def _report(done: Enqueued, asked: Asked, db: str | None) -> None:
@@ -127,6 +147,7 @@ def _report(done: Enqueued, asked: Asked, db: str | None) -> None:
     else:
         rows = "its 1 row is" if done.total == 1 else f"all {done.total:,} rows are"
         parts = [f"nothing to add: {rows} in {name} already"]
+    parts += told_thrift(done)
     if done.absent:
         parts.append(f"the batch has {plural(done.absent, 'job')} more, which the input has no row for")
     if done.bad:
@@ -147,4 +168,6 @@ def _summary(done: Enqueued) -> dict[str, object]:
         "total": done.total,
         "sealed": done.sealed,
         "absent": done.absent,
+        "followers": done.followers,
+        "reused": done.reused,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,12 +15,12 @@ from batchq.cli.money import DOLLARS
 from batchq.cli.options import DURATION, MAX_INTEGER, database_path
 from batchq.cli.parameters import parse_params
 from batchq.display.messages import say
-from batchq.display.text import dollars
+from batchq.display.text import dollars, plural
 
 if TYPE_CHECKING:
     from batchq.config import Settings
     from batchq.jobs import Json, NewBatch
-    from batchq.producer import Enqueued, Policy
+    from batchq.producer import Enqueued, Policy, Thrift
     from batchq.survey import Survey
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,7 +33,7 @@ INPUT_FORMATS = ("jsonl", "txt", "csv", "tsv")
 class Asked:
     """What the options of one command line say; None was not given."""
 
-    model: str | None
+    models: tuple[str, ...]
     system: str | None
     params: dict[str, Json]
     id_field: str | None
@@ -43,6 +43,9 @@ class Asked:
     endpoint: str
     schema: Path | None
     schema_tries: int | None
+    samples: int
+    dedupe: bool
+    reuse: bool
     priority: int | None
     max_attempts: int | None
     call_timeout: float | None
@@ -54,7 +57,10 @@ class Asked:
 
 
 _REQUEST = (
-    click.option("--model", help="The model, whatever the file says; else MODEL in environment or .env."),
+    click.option(
+        "--model", "models", multiple=True, metavar="MODEL",
+        help="The model, whatever the file says; else MODEL in environment or .env. Repeated: a batch for each.",
+    ),
     click.option("--system", metavar="TEXT", help="A system prompt for every row that has none."),
     click.option(
         "--set", "params", metavar="KEY=VALUE", multiple=True, callback=parse_params,
@@ -68,6 +74,12 @@ _REQUEST = (
         "--schema-tries", type=click.IntRange(1, MAX_INTEGER), metavar="INTEGER",
         help="Answers in a row that may miss the schema before a job fails.  [default: 3]",
     ),
+    click.option(
+        "--samples", type=click.IntRange(1, 10_000), default=1, metavar="INTEGER",
+        help="Answers to ask for each prompt.  [default: 1]",
+    ),
+    click.option("--dedupe", is_flag=True, help="Run equal requests once; all of them get the answer."),
+    click.option("--reuse", is_flag=True, help="Take the answer of any equal request that is done in this queue."),
     click.option("--id-field", metavar="NAME", help="The field or column of each row's custom_id."),
     click.option("--prompt-field", metavar="NAME", help="The field or column of the prompt."),
     click.option(
@@ -123,8 +135,8 @@ def request_options(command: F) -> F:
 
 
 @contextmanager
-def surveyed(path: Path | None, asked: Asked, settings: Settings) -> Iterator[tuple[Survey, NewBatch]]:
-    """Read and check an input; yield what is in it, and the batch that it asks for, still without a name.
+def surveyed(path: Path | None, asked: Asked, settings: Settings) -> Iterator[tuple[Survey, list[NewBatch]]]:
+    """Read and check an input; yield what is in it, and a batch for each model asked for, still without names.
 
     Raises UsageError, and BadInput for bad rows. `path` None is standard input.
     """
@@ -136,11 +148,27 @@ def surveyed(path: Path | None, asked: Asked, settings: Settings) -> Iterator[tu
     needs_model, may_use_model = _model_needs(asked.worker)
     options = ReadOptions(asked.input_format, asked.prompt_field, asked.id_field)
     database = database_path(settings)
-    with survey_input(path, options, model=asked.model, skip_bad=asked.skip_bad, database=database) as survey:
+    models = list(dict.fromkeys(asked.models))
+    forced = models[0] if models else None
+    with survey_input(path, options, model=forced, skip_bad=asked.skip_bad, database=database) as survey:
         if survey.file_model is not None:
-            say(f"batchq: using {asked.model} as --model says, not {survey.file_model} as {survey.name} says")
+            say(f"batchq: using {', '.join(models)} as --model says, not {survey.file_model} as {survey.name} says")
         default = settings.model if may_use_model else None
-        yield survey, complete(new, survey, default_model=default, needs_model=needs_model)
+        filled = complete(new, survey, default_model=default, needs_model=needs_model)
+        yield survey, [replace(filled, model=model) for model in models] or [filled]
+
+
+def thrift_of(asked: Asked) -> Thrift:
+    """Return what need not be paid for."""
+    from batchq.jobs import Reuse
+    from batchq.producer import Thrift
+
+    return Thrift(asked.dedupe, Reuse() if asked.reuse else None)
+
+
+def batch_name(stem: str, new: NewBatch, models: tuple[str, ...]) -> str:
+    """Return the name of one of several models' batches: NAME@MODEL; of a single one's: NAME."""
+    return f"{stem}@{new.model}" if len(set(models)) > 1 else stem
 
 
 def policy_of(asked: Asked) -> Policy:
@@ -156,6 +184,16 @@ def policy_of(asked: Asked) -> Policy:
         asked.allow_truncated,
         asked.keep_response,
     )
+
+
+def told_thrift(done: Enqueued) -> list[str]:
+    """Say what will not be paid for."""
+    told = []
+    if done.followers:
+        told.append(f"{plural(done.followers, 'duplicate')} of other rows")
+    if done.reused:
+        told.append(f"{plural(done.reused, 'answer')} taken over from before")
+    return told
 
 
 def say_policy(done: Enqueued) -> None:
@@ -200,6 +238,8 @@ def _new_batch(asked: Asked) -> NewBatch:
             settings["schema_tries"] = asked.schema_tries
     elif asked.schema_tries is not None:
         raise click.UsageError("--schema-tries goes with --schema")
+    if asked.samples > 1:
+        settings["samples"] = asked.samples
     return NewBatch(
         name="",
         worker=worker_name(asked.worker),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,16 @@ from batchq.cli.options import (
     db_option,
     settings_of,
 )
-from batchq.cli.request_options import Asked, policy_of, request_options, say_policy, surveyed
+from batchq.cli.request_options import (
+    Asked,
+    batch_name,
+    policy_of,
+    request_options,
+    say_policy,
+    surveyed,
+    thrift_of,
+    told_thrift,
+)
 from batchq.cli.worker import lease_in_ms
 from batchq.display.messages import say
 from batchq.display.text import plural
@@ -32,18 +42,25 @@ if TYPE_CHECKING:
     from batchq.config import Settings
     from batchq.coordinator import Collected
     from batchq.discovery import FoundWorker
+    from batchq.generations import Synchronised
     from batchq.jobs import Batch, NewBatch
-    from batchq.producer import Policy
     from batchq.runner import RunnerOptions
     from batchq.store import Store
     from batchq.survey import Survey
     from batchq.worker import Endpoint
 
+_MODEL = "{model}"
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Enqueue, work and collect in one.")
 @click.argument("source", metavar="INPUT")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    help="Where to; with several models, {model} in it stands for each.",
+)  # fmt: skip
 @click.option("--batch", metavar="NAME", help="The batch's name; else the file's, with a hash of the settings.")
+@click.option("--fresh", is_flag=True, help="Ask everything again, whatever was answered before.")
 @click.option(
     "-c", "--concurrency", type=click.IntRange(1, MAX_CONCURRENCY), default=16, show_default=True, help="Calls at once."
 )
@@ -62,6 +79,7 @@ def run(
     out: Path,
     *,
     batch: str | None,
+    fresh: bool,
     concurrency: int,
     base_url: str | None,
     api_key_file: Path | None,
@@ -78,46 +96,60 @@ def run(
     \b
     batchq run prompts.jsonl -o answers.jsonl --model openai/gpt-4o-mini
     batchq run reviews.csv -o labels.jsonl --prompt-field text --system "Positive or negative?"
+
+    Where INPUT has changed, only what is new in it is asked.
     """
     from batchq.coordinator import check_output
     from batchq.process import run_event_loop
-    from batchq.producer import run_name
     from batchq.runner import RunnerOptions
 
     limits = asked_limits(options)
     asked, path = Asked(**options), None if source == "-" else Path(source)
-    _spare(out, path, asked.skip_bad)
+    outs = _outs(out, asked.models)
     name = checked_name(batch, path)
     settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
-    check_output(out, overwrite=force, database=database_path(settings))
+    for target in outs:
+        _spare(target, path, asked.skip_bad)
+        check_output(target, overwrite=force, database=database_path(settings))
     endpoint = settings.require_endpoint(asked.endpoint)
     workers = _ready_workers(asked.worker, endpoint)
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):
-        new = replace(unnamed, name=name if batch else run_name(name, unnamed))
-        refuse_bad_name(new.name)
-        work = partial(_enqueue_and_work, settings, survey, new, policy_of(asked), limits, workers, endpoint, runs)
-        code = _work_off(work, new, db)
+        new = [_named(item, name, asked.models, given=batch is not None) for item in unnamed]
+        work = _Work(settings, survey, new, asked, limits, workers, endpoint, runs, fresh)
+        code = work.run(db)
     if code:
-        say(f"batchq: {new.name} is kept as it is; the same command goes on with it")
+        for found in work.batches:
+            say(f"batchq: {found.name} is kept as it is; the same command goes on with it")
         return code
-    collected = run_event_loop(lambda: _write(settings, new.name, out, with_prompt=with_prompt))
-    report(collected, out, db)
-    return exit_code(collected, strict=strict)
+    codes = []
+    for target, found in zip(outs, work.batches, strict=True):
+        collected = run_event_loop(partial(_write, settings, found.name, target, with_prompt=with_prompt))
+        report(collected, target, db)
+        codes.append(exit_code(collected, strict=strict))
+    return max(codes)
 
 
-def _work_off(main: Callable[[], Coroutine[Any, Any, int]], new: NewBatch, db: str | None) -> int:
-    """Run `main`; where it can't go on, say also how to take it up again, and what there is by then."""
-    from batchq.errors import CannotGoOn
-    from batchq.log import set_up_logging
-    from batchq.process import run_event_loop
+def _outs(out: Path, models: tuple[str, ...]) -> list[Path]:
+    """Return the file of each model's answers."""
+    chosen = list(dict.fromkeys(models))
+    if len(chosen) > 1 and _MODEL not in out.name:
+        raise click.UsageError(
+            f"several models need several files: put {_MODEL} into the name, e.g. -o {out.stem}-{_MODEL}{out.suffix}"
+        )
+    if _MODEL in out.name and not chosen:
+        raise click.UsageError(f"{_MODEL} in the name of the file stands for --model, which is not given")
+    names = [_NOT_IN_NAMES.sub("_", model) for model in chosen]
+    return [out.with_name(out.name.replace(_MODEL, name)) for name in names] or [out]
 
-    set_up_logging("warning")
-    try:
-        return run_event_loop(main)
-    except CannotGoOn as error:
-        collect = command_line("collect", new.name, "--no-wait", "-o", "FILE", db=db)
-        raise CannotGoOn(f"{error}; then run the same command again. What is done by now: {collect}") from error
+
+def _named(new: NewBatch, stem: str, models: tuple[str, ...], *, given: bool) -> NewBatch:
+    from batchq.producer import run_name
+
+    name = batch_name(stem, new, models)
+    named = replace(new, name=name if given else run_name(name, new))
+    refuse_bad_name(named.name)
+    return named
 
 
 def _ready_workers(reference: str, endpoint: Endpoint) -> dict[str, FoundWorker]:
@@ -140,50 +172,84 @@ def _spare(out: Path, source: Path | None, skip_bad: Path | None) -> None:
         raise click.UsageError(f"{out} can't hold both the results (-o) and the bad rows (--skip-bad)")
 
 
-async def _enqueue_and_work(
-    settings: Settings,
-    survey: Survey,
-    new: NewBatch,
-    policy: Policy,
-    limits: LimitsAsked,
-    workers: dict[str, FoundWorker],
-    endpoint: Endpoint,
-    options: RunnerOptions,
-) -> int:
-    from batchq.coordinator import wait_until_finished
-    from batchq.display.progress import show_progress
-    from batchq.process import beside, run_until_interrupted
-    from batchq.producer import enqueue
-    from batchq.runner import Runner
-    from batchq.store import open_store
+@dataclass(slots=True)
+class _Work:
+    """Enqueues, and runs what was enqueued to its end."""
 
-    async with await open_store(settings.db, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
-        setter = limits.setter(store, new.worker, endpoint.base_url, new.model)
-        done = await enqueue(store, survey, new, whole=True, policy=policy, before_adding=setter)
-        say_policy(done)
-        retried = await _retry_what_may_pass(store, done.batch)
-        say(
-            f"batchq: {done.batch.name} in {store.location}: {plural(done.total, 'job')}"
-            + (f", {done.skipped:,} there already" if done.skipped else "")
-            + (f", {retried:,} failed ones tried again" if retried else "")
-        )
-        options = replace(options, batch_ids=frozenset([done.batch.id]))
+    settings: Settings
+    survey: Survey
+    new: list[NewBatch]
+    asked: Asked
+    limits: LimitsAsked
+    workers: dict[str, FoundWorker]
+    endpoint: Endpoint
+    options: RunnerOptions
+    fresh: bool
+    batches: list[Batch] = field(default_factory=list)
+
+    def run(self, db: str | None) -> int:
+        """Return the exit code; where it can't go on, say also how to take it up again, and what there is by then."""
+        from batchq.errors import CannotGoOn
+        from batchq.log import set_up_logging
+        from batchq.process import run_event_loop
+
+        set_up_logging("warning")
+        try:
+            return run_event_loop(self._enqueue_and_work)
+        except CannotGoOn as error:
+            name = self.batches[0].name if self.batches else self.new[0].name
+            collect = command_line("collect", name, "--no-wait", "-o", "FILE", db=db)
+            raise CannotGoOn(f"{error}; then run the same command again. What is done by now: {collect}") from error
+
+    async def _enqueue_and_work(self) -> int:
+        from batchq.process import run_until_interrupted
+        from batchq.runner import Runner
+        from batchq.store import open_store
+
+        on_locked = lambda why: say(f"batchq: {why}")  # noqa: E731
+        async with await open_store(self.settings.db, create=True, on_locked=on_locked) as store:
+            for new in self.new:
+                done = await self._synchronise(store, new)
+                self.batches.append(done.batch)
+                _tell(done, store)
+            options = replace(self.options, batch_ids=frozenset(batch.id for batch in self.batches))
+            runner = Runner(store, self.workers, {self.endpoint.name: self.endpoint}, options)
+            return await self._watched(store, partial(run_until_interrupted, runner, say))
+
+    async def _synchronise(self, store: Store, new: NewBatch) -> Synchronised:
+        from batchq.generations import Wishes, synchronise
+
+        setter = self.limits.setter(store, new.worker, self.endpoint.base_url, new.model)
+        wishes = Wishes(policy_of(self.asked), thrift_of(self.asked), self.fresh, setter)
+        return await synchronise(store, self.survey, new, wishes)
+
+    async def _watched(self, store: Store, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        """Run `main` and show how far the batches are."""
+        from batchq.coordinator import wait_until_finished
+        from batchq.display.progress import show_progress
+        from batchq.process import beside
+
         with show_progress(store.location) as update:
 
             async def watch() -> None:
-                await wait_until_finished(store, done.batch.name, on_progress=update)
+                for batch in self.batches:
+                    await wait_until_finished(store, batch.name, on_progress=update)
 
-            runner = Runner(store, workers, {endpoint.name: endpoint}, options)
-            return await beside(lambda: run_until_interrupted(runner, say), watch)
+            return await beside(main, watch)
 
 
-async def _retry_what_may_pass(store: Store, batch: Batch) -> int:
-    """Send failed jobs back whose reason may have passed; not those whose request was refused."""
-    from batchq.settlement import REFUSED_CLASSES
-
-    groups = await store.errors(batch)
-    again = [group.error_class for group in groups if group.error_class not in REFUSED_CLASSES]
-    return sum([await store.retry(batch, error_class=name) for name in again])
+def _tell(found: Synchronised, store: Store) -> None:
+    done = found.enqueued
+    say_policy(done)
+    parts = [plural(done.total, "job")]
+    if done.skipped:
+        parts.append(f"{done.skipped:,} there already")
+    if found.retried:
+        parts.append(f"{found.retried:,} failed ones tried again")
+    parts += told_thrift(done)
+    say(f"batchq: {done.batch.name} in {store.location}: {', '.join(parts)}")
+    for name in found.superseded:
+        say(f"batchq: {name}, which had other rows, is cancelled: {done.batch.name} takes its place")
 
 
 async def _write(settings: Settings, name: str, out: Path, *, with_prompt: bool) -> Collected:
