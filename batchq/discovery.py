@@ -1,4 +1,4 @@
-"""How a name becomes a worker: an installed entry point, or a function that the command line names.
+"""How a name or an object becomes a worker: an installed entry point, what the command line names, or a script holds.
 
 Nothing in the database can make a process import code.
 """
@@ -11,16 +11,20 @@ import inspect
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from operator import attrgetter
 from pathlib import Path
-from typing import cast, get_type_hints
+from typing import cast
 
+from batchq.adapting import adapt, is_async, origin
 from batchq.errors import ConfigurationError
-from batchq.jobs import Answer, Json
-from batchq.worker import Endpoint, Handler, Plugin, Request, WorkerFactory, WorkerFunction
+from batchq.worker import Endpoint, Handler, Plugin, WorkerFactory, WorkerFunction
 
 ENTRY_POINT_GROUP = "batchq.workers"
+
+_loading: ContextVar[bool] = ContextVar("loading", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,44 +58,51 @@ def find_worker(reference: str) -> FoundWorker:
 
     Raises ConfigurationError when there is none, or when it can't be a worker.
     """
-    found = _load_reference(reference) if ":" in reference else _load_entry_point(reference)
-    name = worker_name(reference)
+    token = _loading.set(True)
+    try:
+        found = _load_reference(reference) if ":" in reference else _load_entry_point(reference)
+    finally:
+        _loading.reset(token)
+    return wrap_worker(found, worker_name(reference))
+
+
+def is_loading() -> bool:
+    """Whether this code runs because find_worker imports it: what starts a run here lacks a `__main__` guard."""
+    return _loading.get()
+
+
+def wrap_worker(found: object, name: str) -> FoundWorker:
+    """Make a worker, under this name, of a Plugin, a function, or an async context manager factory.
+
+    Raises ConfigurationError for what can't be one.
+    """
     if isinstance(found, Plugin):
         handlers = _handlers_from(found.open)
         if found.check is None:
             return FoundWorker(name, handlers, needs_model=found.needs_model)
         return FoundWorker(name, handlers, needs_model=found.needs_model, check=found.check)
-    if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None)):  # noqa: B004
-        return FoundWorker(name, _always(adapt(cast("WorkerFunction", found))))
-    if callable(found) and hasattr(found, "__wrapped__"):  # what @asynccontextmanager leaves behind
-        return FoundWorker(name, _handlers_from(found))
-    raise ConfigurationError(
-        f"{reference} is not a worker: expected `async def function(prompt)`, found {type(found).__name__}"
-    )
+    if (reason := _why_not(found)) is not None:
+        raise ConfigurationError(f"{name} is not a worker: {reason}")
+    if not is_async(found) and inspect.isasyncgenfunction(origin(found)):  # what @asynccontextmanager leaves behind
+        return FoundWorker(name, _handlers_from(cast("WorkerFactory", found)))
+    return FoundWorker(name, _always(adapt(cast("WorkerFunction", found))))
 
 
-def adapt(function: WorkerFunction) -> Handler:
-    """Give a plain function its prompt, and one that annotates `Request` the whole request."""
-    if _wants_request(function):
-        return function
-
-    async def answer_prompt(request: Request) -> Json | Answer:
-        return await function(request.prompt)
-
-    return answer_prompt
-
-
-def _wants_request(function: WorkerFunction) -> bool:
-    target = function if inspect.isfunction(function) or inspect.ismethod(function) else function.__call__  # type: ignore[operator]
-    parameters = list(inspect.signature(target).parameters.values())
-    if not parameters:
-        raise ConfigurationError("a worker takes one argument, the prompt; this one takes none")
-    try:
-        hints = get_type_hints(target)
-    except (NameError, TypeError):  # an annotation only a type checker can resolve
-        hints = {}
-    annotation = hints.get(parameters[0].name, parameters[0].annotation)
-    return annotation is Request or annotation in {"Request", "batchq.Request"}
+def _why_not(found: object) -> str | None:
+    """Return what keeps something from being a worker; None for a function or a factory."""
+    if inspect.isclass(found):
+        return "it is a class; make an object of it, or write a function"
+    if not callable(found):
+        return f"expected `async def function(prompt)` or `def function(prompt)`, found {type(found).__name__}"
+    if is_async(found):
+        return None
+    if inspect.isasyncgenfunction(found):
+        return "it is an async generator; return the answer, or add @asynccontextmanager if it opens a client"
+    if inspect.isgeneratorfunction(found):
+        return "it is a generator; return the answer instead of yielding it"
+    if inspect.isgeneratorfunction(origin(found)):
+        return "it is made with @contextmanager; write `async def` with @asynccontextmanager"
+    return None
 
 
 def _always(handler: Handler) -> Callable[[Endpoint], AbstractAsyncContextManager[Handler]]:
@@ -117,6 +128,9 @@ def _load_entry_point(name: str) -> object:
             return point.load()
         except ImportError as error:
             raise ConfigurationError(f"worker {name!r} is installed but can't be imported: {error}") from error
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ConfigurationError(f"worker {name!r} is installed but can't be imported: {told}") from error
     known = ", ".join(installed_workers())
     raise ConfigurationError(
         f"no worker named {name!r}; installed: {known}. A function of yours: module:function or script.py:function"
@@ -132,7 +146,7 @@ def _load_reference(reference: str) -> object:
     except Exception as error:
         raise ConfigurationError(f"can't import {target}: {type(error).__name__}: {error}") from error
     try:
-        return getattr(module, function)
+        return cast("object", attrgetter(function)(module))
     except AttributeError:
         raise ConfigurationError(f"{target} has no function {function!r}") from None
 

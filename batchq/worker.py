@@ -8,7 +8,8 @@ A worker is an async function that answers one prompt:
 It is given the prompt (a string, or a dict when the input line held messages or a body). One that
 annotates its first parameter with `Request` gets everything there is to know instead. It returns a
 string, any JSON value, or an `Answer` with usage and cost. It steers by raising `RetryLater`,
-`Reject`, `Throttled` or `Halt`; any other exception is retried with back-off.
+`Reject`, `Throttled` or `Halt`; any other exception is retried with back-off. A function that is not
+async is called in a thread of its own.
 
 A worker that owns a client is an async context manager factory, opened once per process:
 
@@ -167,7 +168,7 @@ class Halt(Steer):
     default_class = "halted"
 
 
-WorkerFunction = Callable[..., Awaitable[Json | Answer]]
+WorkerFunction = Callable[..., Awaitable[Json | Answer] | Json | Answer]
 Handler = Callable[[Request], Awaitable[Json | Answer]]
 WorkerFactory = Callable[[Endpoint], AbstractAsyncContextManager[WorkerFunction]]
 

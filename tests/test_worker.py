@@ -5,16 +5,22 @@ import socket
 import sys
 import threading
 from contextlib import ExitStack
+from contextvars import ContextVar
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from batchq.discovery import find_worker, installed_workers, worker_name
+from batchq import threads
+from batchq.adapting import adapt
+from batchq.discovery import find_worker, installed_workers, is_loading, worker_name, wrap_worker
 from batchq.errors import ConfigurationError
 from batchq.request import RequestKeys, encode
 from batchq.worker import Endpoint, Request, RetryLater
 from batchq_workers import openrouter
 
 ENDPOINT = Endpoint("default", "http://127.0.0.1:1/v1")
+REQUEST = Request("hi", {}, "", "", {}, "b", 0, None, 1)
 
 
 def answer(reference, prompt="hi"):
@@ -30,10 +36,12 @@ def script(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "my_worker.py"
     path.write_text(
-        "from contextlib import asynccontextmanager\n"
+        "from contextlib import asynccontextmanager, contextmanager\n"
+        "from functools import partial, wraps\n"
+        "from batchq import Plugin, Request\n"
         "async def shout(prompt): return prompt.upper()\n"
-        "def plain(prompt): return prompt\n"
         "async def nothing(): return 1\n"
+        "async def too_much(prompt, key): return 1\n"
         "class Caller:\n"
         "    async def __call__(self, prompt): return prompt * 2\n"
         "double = Caller()\n"
@@ -42,6 +50,33 @@ def script(tmp_path, monkeypatch):
         "    async def call(prompt): return endpoint.base_url\n"
         "    yield call\n"
         "number = 3\n"
+        "plugin = Plugin(opened)\n"
+        "@asynccontextmanager\n"
+        "async def opened_blocking(endpoint): yield plain\n"
+        "@asynccontextmanager\n"
+        "async def opened_empty(endpoint): yield None\n"
+        "async def greet(prompt, *, greeting): return greeting + prompt\n"
+        "greeter = partial(greet, greeting='oh ')\n"
+        "in_lambda = lambda prompt: greet(prompt, greeting='ah ')\n"
+        "def plain(prompt): return prompt + '!'\n"
+        "def whole(request: Request): return request.batch\n"
+        "def traced(function):\n"
+        "    @wraps(function)\n"
+        "    def call(*arguments): return function(*arguments)\n"
+        "    return call\n"
+        "around = traced(shout)\n"
+        "around_opened = traced(opened)\n"
+        "class Twice:\n"
+        "    def __call__(self, prompt): return prompt * 2\n"
+        "    @staticmethod\n"
+        "    def thrice(prompt): return prompt * 3\n"
+        "    def whole(self, request: 'Request'): return request.batch\n"
+        "twice = Twice()\n"
+        "builtin = str.upper\n"
+        "def generator(prompt): yield prompt\n"
+        "async def async_generator(prompt): yield prompt\n"
+        "@contextmanager\n"
+        "def sync_opened(endpoint): yield plain\n"
     )
     yield path
     sys.modules.pop("my_worker", None)
@@ -49,7 +84,13 @@ def script(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["my_worker.py:{}", "my_worker:{}", "./my_worker.py:{}"])
-@pytest.mark.parametrize(("function", "expected"), [("shout", "HI"), ("double", "hihi"), ("opened", ENDPOINT.base_url)])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [("shout", "HI"), ("double", "hihi"), ("opened", ENDPOINT.base_url), ("plugin", ENDPOINT.base_url),
+     ("greeter", "oh hi"), ("around", "HI"), ("around_opened", ENDPOINT.base_url), ("plain", "hi!"), ("whole", "b"),
+     ("in_lambda", "ah hi"), ("opened_blocking", "hi!"), ("twice", "hihi"), ("Twice.thrice", "hihihi"),
+     ("twice.whole", "b"), ("builtin", "HI")],
+)  # fmt: skip
 def test_functions_objects_and_factories_are_workers(script, form, function, expected):
     assert answer(form.format(function)) == expected
 
@@ -67,14 +108,94 @@ def test_installed_workers_are_found_by_name():
         ("no_such_module:f", "^can't import no_such_module: No module named"),
         ("missing.py:f", "^can't import missing.py: there is no file"),
         ("my_worker.py:absent", "no function 'absent'"),
-        ("my_worker.py:number", "not a worker"),
-        ("my_worker.py:plain", "async def"),
-        ("my_worker.py:nothing", "takes one argument"),
+        ("my_worker.py:number", "my_worker.py:number is not a worker: expected `async def function.prompt.`"),
+        ("my_worker.py:nothing", r"takes one argument, the prompt; nothing\(\) does not"),
+        ("my_worker.py:too_much", r"takes one argument, the prompt; too_much\(prompt, key\) does not"),
+        ("my_worker.py:Twice", "it is a class; make an object of it"),
+        ("my_worker.py:generator", "it is a generator; return the answer"),
+        ("my_worker.py:async_generator", "it is an async generator; .* add @asynccontextmanager"),
+        ("my_worker.py:sync_opened", "it is made with @contextmanager; write `async def`"),
+        ("my_worker.py:opened_empty", "this factory gives NoneType"),
     ],
 )
 def test_what_is_no_worker_is_said_in_a_sentence(script, reference, words):
     with pytest.raises(ConfigurationError, match=words):
-        find_worker(reference)
+        answer(reference)
+
+
+def test_a_script_can_tell_that_it_is_being_loaded(tmp_path):
+    (tmp_path / "unguarded.py").write_text(
+        "from batchq.discovery import is_loading\nasync def ask(prompt): return [loaded, is_loading()]\nloaded = is_loading()\n"
+    )
+    assert not is_loading()
+    assert answer(f"{tmp_path / 'unguarded.py'}:ask") == [True, False]
+    assert not is_loading()
+    sys.modules.pop("unguarded")
+    sys.path.remove(str(tmp_path))
+
+
+def test_a_blocking_function_keeps_the_context_and_may_run_a_loop_of_its_own():
+    kept = ContextVar("kept", default="nothing")
+
+    async def inner(prompt):
+        await anyio.sleep(0)
+        return f"{prompt} {kept.get()} {threading.current_thread().daemon}"
+
+    async def main(function):
+        kept.set("context")
+        async with wrap_worker(function, "w").open(ENDPOINT) as handler:
+            return await handler(REQUEST)
+
+    assert anyio.run(main, lambda prompt: anyio.run(inner, prompt)) == "hi context True"
+    assert anyio.run(main, lambda prompt: asyncio.run(inner(prompt))) == "hi context True"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), StopIteration(1), RetryLater("later")], ids=repr)
+def test_what_a_blocking_function_raises_is_raised_where_it_is_awaited(error):
+    def fail(prompt):
+        raise error
+
+    async def main():
+        with pytest.raises(RuntimeError if isinstance(error, StopIteration) else type(error)):
+            await adapt(fail)(REQUEST)
+
+    asyncio.run(main())
+
+
+def test_threads_are_used_again_and_end_when_nothing_is_left_to_do(monkeypatch):
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.2)
+    seen = set()
+
+    async def main():
+        handler = adapt(lambda prompt: seen.add(threading.current_thread()))
+        for _ in range(20):
+            await handler(REQUEST)
+
+    asyncio.run(main())
+    assert len(seen) == 1
+    (thread,) = seen
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_an_abandoned_call_goes_on_and_its_thread_is_used_again():
+    go_on, went_on = threading.Event(), threading.Event()
+
+    def block(prompt):
+        if not go_on.wait(10):
+            raise TimeoutError
+        went_on.set()
+
+    async def main():
+        handler = adapt(block)
+        with anyio.move_on_after(0.05) as scope:
+            await handler(REQUEST)
+        assert scope.cancelled_caught
+        go_on.set()
+        assert await anyio.to_thread.run_sync(went_on.wait, 10)
+        await handler(REQUEST)
+
+    asyncio.run(main())
 
 
 def test_a_script_has_one_name_from_everywhere():
