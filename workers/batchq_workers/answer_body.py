@@ -71,6 +71,12 @@ def empty_answer(answer: Answer) -> RetryLater:
     return RetryLater("an empty answer, not finished", error_class="broken_answer", status=200, answer=answer)
 
 
+def broken_off(answer: Answer) -> RetryLater:
+    """Return the decision on an answer that the provider itself did not get to the end of."""
+    reason = "the provider broke off its answer"
+    return RetryLater(reason, error_class="broken_answer", status=200, answer=answer)
+
+
 def cut_off(answer: Answer) -> Reject:
     """Return the decision on an answer that reached the token limit."""
     return Reject("cut off at the token limit", error_class="truncated", status=200, answer=answer)
@@ -132,8 +138,7 @@ def _decide_spoiled(choice: _Choice, answer: Answer, headers: Mapping[str, str],
     if choice.error:
         return decide_inner_error(headers, choice.error, body, answer)
     if choice.finish in _BROKEN_OFF:
-        reason = "the provider broke off its answer"
-        return RetryLater(reason, error_class="broken_answer", status=200, answer=answer)
+        return broken_off(answer)
     if choice.finish in _CUT_OFF:
         return cut_off(answer)
     return withheld(answer, choice.refusal)
