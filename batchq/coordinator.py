@@ -1,30 +1,22 @@
-"""Watches a batch and assembles its ordered output. Reads only, so any number may run beside each other."""
+"""Watches a batch. Reads only, so any number may run beside each other."""
 
 from __future__ import annotations
 
-import re
-import sys
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TextIO, cast
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 
 import anyio
 
-from batchq.errors import OutputFailed, Purged, TimedOutWaiting, UsageError
-from batchq.formats import AtomicFile, refuse_queue, render_jsonl, same_file
-from batchq.jobs import Batch, BatchState, Counts, ErrorGroup, Progress
+from batchq.errors import Purged, TimedOutWaiting
+from batchq.jobs import Batch, BatchState, Progress
 from batchq.store import Store
 from batchq.waiting import why_waiting
 
 POLL_SECONDS = 0.1
 MAX_SILENCE_SECONDS = 1.0
 WINDOW_SECONDS = 30.0
-_PAGE_ROWS = 500
-_RESULT_LINE = re.compile(rb'\{"custom_id":(?:null|"(?:[^"\\]|\\.)*"),"position":\d+,')
 
 OnProgress = Callable[[Progress], None]
 
@@ -55,108 +47,29 @@ async def wait_until_finished(
     progress: Progress | None = None
     with anyio.move_on_after(wait_timeout):
         async for progress in watch(store, name):
-            _refuse_purged(progress.batch)
+            refuse_purged(progress.batch)
             if on_progress is not None:
                 on_progress(progress)
     if progress is None:
         progress = await store.progress(name)
     if progress.finished:
         return progress
-    counts = progress.counts
-    why = why_waiting(progress, store.location)
-    raise TimedOutWaiting(
+    raise timed_out(progress, store.location)
+
+
+def timed_out(progress: Progress, location: str) -> TimedOutWaiting:
+    """Return the error for a batch that did not finish in the time given, with what it waits for."""
+    counts, name = progress.counts, progress.batch.name
+    why = why_waiting(progress, location)
+    return TimedOutWaiting(
         f"{name} is not finished: {counts.final:,} of {counts.total:,} jobs have ended" + (f"; {why}" if why else "")
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What was written of a batch: `counts` are the lines by state, `errors` how jobs failed."""
-
-    batch: Batch
-    progress: Progress
-    counts: Counts
-    errors: tuple[ErrorGroup, ...]
-
-
-async def collect(
-    store: Store,
-    name: str,
-    out: Path | None,
-    *,
-    with_prompt: bool = False,
-    wait_timeout: float | None = None,
-    on_progress: OnProgress | None = None,
-) -> Collected:
-    """Wait until a batch is finished, then write its results. Raises TimedOutWaiting, UnknownBatch."""
-    await wait_until_finished(store, name, wait_timeout=wait_timeout, on_progress=on_progress)
-    return await write_results(store, name, out, with_prompt=with_prompt)
-
-
-async def write_results(store: Store, name: str, out: Path | None, *, with_prompt: bool = False) -> Collected:
-    """Write every job of a batch as it stands now, in input order, one line each.
-
-    `out` is replaced whole or not at all; None is standard output. Raises UnknownBatch, Purged, and UsageError
-    where `out` is the queue itself or the batch's own input.
-    """
-    progress = await store.progress(name)
-    _refuse_purged(progress.batch)
-    if out is not None:
-        refuse_queue(out, Path(store.location))
-        check_not_source(out, progress.batch)
-    states: Counter[str] = Counter()
-    lines: list[str] = []
-    with _sink(out) as sink:
-        async for result in store.results(progress.batch, with_prompt=with_prompt, page_rows=_PAGE_ROWS):
-            states[result.state.value] += 1
-            lines.append(render_jsonl(result, with_prompt=with_prompt))
-            if len(lines) == _PAGE_ROWS:
-                _write_lines(sink, lines)
-        if states.total() < progress.batch.size:
-            raise Purged(
-                f"{name} has lost jobs while they were read ({states.total():,} of {progress.batch.size:,}"
-                " are left): somebody purges it"
-            )
-        _write_lines(sink, lines)
-    return Collected(progress.batch, progress, Counts(**states), tuple(await store.errors(progress.batch)))
-
-
-def _refuse_purged(batch: Batch) -> None:
+def refuse_purged(batch: Batch) -> None:
+    """Raise Purged for a batch that is being deleted."""
     if batch.state is BatchState.PURGING:
         raise Purged(f"{batch.name} is being purged: what is left of it is no whole; `batchq purge` completes that")
-
-
-def check_output(path: Path, *, overwrite: bool = False, database: Path | None = None) -> None:
-    """Raise UsageError, before anybody waits, if results should not or could not be written to `path`.
-
-    A file that is there is replaced only if it holds results: an input is not lost to a slip of the hand.
-    `overwrite` lifts that, but nothing lets results replace the queue's `database`.
-    """
-    if database is not None:
-        refuse_queue(path, database)
-    if not path.parent.is_dir():
-        raise UsageError(f"can't write {path}: the directory {path.parent} does not exist; create it first")
-    if path.is_dir():
-        raise UsageError(f"can't write {path}: it is a directory; name a file in it")
-    if path.is_file() and not overwrite:
-        _check_holds_results(path)
-    AtomicFile(path).check()
-
-
-def _check_holds_results(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(1 << 16)
-    except OSError as error:
-        raise UsageError(f"can't write {path}: {error.strerror or error}") from error
-    if start and not _RESULT_LINE.match(start):
-        raise UsageError(f"{path} exists and does not hold results: choose another file, or overwrite with --force")
-
-
-def check_not_source(path: Path, batch: Batch) -> None:
-    """Raise UsageError if `path` is the file that the batch's rows were read from."""
-    if batch.source is not None and same_file(path, Path(batch.source)):
-        raise UsageError(f"{path} is the input of {batch.name} itself: name another file with -o")
 
 
 class Pace:
@@ -188,32 +101,3 @@ class Pace:
         """Return the time that the rest will take at this rate; None if nothing moves."""
         rate = self.per_second
         return progress.counts.live / rate if rate else None
-
-
-@contextmanager
-def _sink(out: Path | None) -> Iterator[TextIO]:
-    if out is None:
-        yield cast("TextIO", _Stdout())
-        return
-    with AtomicFile(out) as file:
-        yield file
-
-
-class _Stdout:
-    """Standard output, whose failed writes say so."""
-
-    def write(self, text: str) -> int:
-        try:
-            written = sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OutputFailed.to("to standard output", error) from error
-        return written
-
-
-def _write_lines(sink: TextIO, lines: list[str]) -> None:
-    if lines:
-        sink.write("\n".join(lines) + "\n")
-        lines.clear()

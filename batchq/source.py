@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import shutil
 import stat
 import sys
@@ -9,18 +10,44 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
-from batchq.errors import BadInput
-from batchq.formats import BadRow, ReadOptions, Row, read_rows
+from batchq.errors import BadInput, UsageError
+from batchq.formats import BadRow, ReadOptions, Row, read_rows, row_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of an input are wanted: the first `limit` good ones, or `sample` ones at random; else all.
+
+    What lies behind the last good row of a limit is not read, and may be bad. A sample is drawn from all rows,
+    the same for the same number of rows and the same `sample`, and a larger one holds the smaller; a bad row
+    among them counts as one of them and is bad input, the others are not looked at.
+    """
+
+    limit: int | None = None
+    sample: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what can't be selected."""
+        if self.limit is not None and self.sample is not None:
+            raise UsageError("--limit and --sample both say which rows are wanted: leave one out")
+        for flag, count in (("--limit", self.limit), ("--sample", self.sample)):
+            if count is not None and count < 1:
+                raise UsageError(f"{flag} is the number of rows that are wanted, at least 1; it is {count}")
+
+
+ALL_ROWS = Selection()
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """An input that can be read more than once: `path` is it, or a copy of the stream that it was.
 
-    `is_items` says that it came from a caller's own list, whose items messages count from 0.
+    `is_items` says that it came from a caller's own list, whose items messages count from 0. `last_line` is
+    that of the last row that is wanted.
     """
 
     path: Path
@@ -29,6 +56,7 @@ class Source:
     is_copy: bool = False
     first_signature: tuple[int, ...] = ()
     is_items: bool = False
+    last_line: int | None = None
 
     def place(self, line: int) -> str:
         """Return what messages call the place of a row: `file:line`, or `list[index]`."""
@@ -52,8 +80,22 @@ class Source:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def read(self) -> Iterator[Row | BadRow]:
-        """Yield all rows, from the first."""
-        return read_rows(self.path, self.options, name=self.name)
+        """Yield the wanted rows, from the first."""
+        rows = read_rows(self.path, self.options, name=self.name)
+        return rows if self.last_line is None else _up_to(self.last_line, rows)
+
+    def row_lines(self) -> Iterator[int]:
+        """Yield the line on which each row starts, wanted or not, good or bad."""
+        return row_lines(self.path, self.options, name=self.name)
+
+    def up_to(self, line: int) -> Self:
+        """Return the source without the rows behind that line."""
+        return replace(self, last_line=line)
+
+    def sampled(self, count: int) -> Self:
+        """Return the source with as many of its rows, drawn by lot."""
+        only = frozenset(heapq.nsmallest(count, self.row_lines(), key=_lot))
+        return replace(self, options=replace(self.options, only=only))
 
     def changed(self) -> BadInput:
         """Return the error for a file that is not what it was."""
@@ -61,11 +103,22 @@ class Source:
 
 
 @contextmanager
-def open_source(path: Path | None, options: ReadOptions) -> Iterator[Source]:
-    """Make an input readable twice; None is standard input, read as JSON Lines unless told otherwise."""
+def open_source(path: Path | None, options: ReadOptions, sample: int | None = None) -> Iterator[Source]:
+    """Make an input, or a sample of its rows, readable twice.
+
+    None is standard input, read as JSON Lines unless told otherwise. Images of a stream are looked for in the
+    current directory.
+    """
+    with _readable_twice(path, options) as source:
+        yield source if sample is None else source.sampled(sample)
+
+
+@contextmanager
+def _readable_twice(path: Path | None, options: ReadOptions) -> Iterator[Source]:
     if path is not None and not _is_stream(path):
         yield Source(path, str(path), options).signed()
         return
+    options = replace(options, image_root=options.image_root or Path())
     if path is None and options.input_format is None:
         options = replace(options, input_format="jsonl")
     name = "standard input" if path is None else str(path)
@@ -87,3 +140,15 @@ def _is_stream(path: Path) -> bool:
     except OSError:
         return False  # the reader says what is wrong with it
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _up_to(last_line: int, rows: Iterator[Row | BadRow]) -> Iterator[Row | BadRow]:
+    for row in rows:
+        yield row
+        if row.line == last_line:
+            return
+
+
+def _lot(line: int) -> bytes:
+    """Return what decides which lines are drawn: evenly spread, and the same each time."""
+    return blake2b(b"%d" % line, digest_size=8).digest()

@@ -7,21 +7,18 @@ goes to a temporary SQLite file, so that memory does not grow with the input.
 from __future__ import annotations
 
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 
 from batchq.errors import BadInput, UsageError
-from batchq.formats import AtomicFile, BadRow, ReadOptions, Row, is_stream, refuse_queue, same_file
-from batchq.source import Source, open_source
+from batchq.formats import BadLines, BadRow, ReadOptions, Row, format_of, refuse_queue, same_file
+from batchq.source import ALL_ROWS, Selection, Source, open_source
 
 SHOWN_EXAMPLES = 20
 _FLUSH_ROWS = 5_000
 _SHOWN_ID = 80
-_BOM = b"\xef\xbb\xbf"
 
 _DUPLICATES = """
     SELECT line, custom_id, first
@@ -78,8 +75,9 @@ def survey_input(
     model: str | None = None,
     skip_bad: Path | None = None,
     database: Path | None = None,
+    selection: Selection = ALL_ROWS,
 ) -> Iterator[Survey]:
-    """Read all of a file, or of standard input, and say what is in it.
+    """Read a file, or standard input, or as much of it as the selection asks for, and say what is in it.
 
     `model` is the user's own choice, which stands above the file's. Raises BadInput when there are
     bad rows, unless `skip_bad` names a file: then they are written there, but never over the input,
@@ -90,13 +88,15 @@ def survey_input(
             raise UsageError(f"{skip_bad} is the input itself: choose another file for the bad rows")
         if skip_bad is not None and database is not None:
             refuse_queue(skip_bad, database)
-        source = stack.enter_context(open_source(path, options))
+        source = stack.enter_context(open_source(path, options, selection.sample))
+        if skip_bad is not None:
+            _refuse_parquet(source)
         ledger = stack.enter_context(closing(_Ledger()))
-        survey = _inspect(source, ledger, model)
+        survey = _inspect(source, ledger, model, selection.limit)
         if survey.bad and (skip_bad is None or not survey.rows):
             raise _bad_input(survey)
         if skip_bad is not None:
-            _write_bad_rows(survey, skip_bad)
+            BadLines(source.path, source.name, source.row_lines, ledger.bad_lines).write(skip_bad)
         yield survey
 
 
@@ -110,7 +110,15 @@ def survey_source(source: Source, *, model: str | None = None) -> Iterator[Surve
         yield survey
 
 
-def _inspect(source: Source, ledger: _Ledger, forced_model: str | None) -> Survey:
+def _refuse_parquet(source: Source) -> None:
+    if format_of(source.path, source.options) == "parquet":
+        raise UsageError(
+            f"{source.name} is Parquet, whose bad rows can't be set aside as they stand:"
+            " leave out --skip-bad and mend the rows, or convert the file to JSON Lines"
+        )
+
+
+def _inspect(source: Source, ledger: _Ledger, forced_model: str | None, limit: int | None = None) -> Survey:
     shared = _Shared(forced_model)
     rows = 0
     has_ids = False
@@ -125,6 +133,9 @@ def _inspect(source: Source, ledger: _Ledger, forced_model: str | None) -> Surve
         if row.custom_id is not None:
             has_ids = True
             ledger.saw(row.line, row.custom_id)
+        if rows == limit:
+            source = source.up_to(row.line)
+            break
     duplicates = ledger.reject_duplicates() if has_ids else 0
     return Survey(
         source,
@@ -244,57 +255,3 @@ def _bad_input(survey: Survey) -> BadInput:
         [f"{survey.source.place(line)}: {reason}" for line, reason in survey.ledger.examples()],
         survey.bad,
     )
-
-
-def _write_bad_rows(survey: Survey, path: Path) -> None:
-    if path.is_file() and path.stat().st_size and not is_stream(path):
-        if not _holds_bad_rows(survey, path):
-            raise UsageError(
-                f"{path} exists, and holds something else than the bad rows of {survey.name}:"
-                " remove it, or name another file for them"
-            )
-        return
-    with AtomicFile(path) as file:
-        for line in _bad_lines(survey):
-            file.buffer.write(line)
-
-
-def _holds_bad_rows(survey: Survey, path: Path) -> bool:
-    """Whether an earlier run has written just this."""
-    try:
-        with path.open("rb") as file:
-            return all(ours == theirs for ours, theirs in zip_longest(_bad_lines(survey), file))
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror or error}") from error
-
-
-def _bad_lines(survey: Survey) -> Iterator[bytes]:
-    """Yield the lines of the bad rows as they stand in the file, behind its header if it has one."""
-    if survey.bad:
-        for raw in _bad_bytes(survey):
-            yield raw if raw.endswith(b"\n") else raw + b"\n"
-
-
-def _bad_bytes(survey: Survey) -> Iterator[bytes]:
-    with survey.source.path.open("rb") as file:
-        number = 0
-        for start, end in _bad_spans(survey):
-            for raw in file:
-                number += 1
-                if number >= start and not (start == 1 and raw.isspace()):
-                    yield raw.removeprefix(_BOM) if number == 1 else raw
-                if number + 1 == end:
-                    break
-
-
-def _bad_spans(survey: Survey) -> Iterator[tuple[int, int]]:
-    """Yield the first line of each bad row and the line behind its last; first those of the header."""
-    bad_lines = survey.ledger.bad_lines()
-    next_bad = next(bad_lines, None)
-    starts = chain((row.line for row in survey.source.read()), (sys.maxsize,))
-    for index, (start, end) in enumerate(pairwise(starts)):
-        if index == 0 and start > 1:
-            yield 1, start
-        if start == next_bad:
-            next_bad = next(bad_lines, None)
-            yield start, end

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from completing import RUNNER, end_jobs, fail_odd, with_store
 
-from batchq.coordinator import Pace, check_output, collect, wait_until_finished, watch, write_results
+from batchq.collecting import Output, check_output, collect, write_results
+from batchq.coordinator import Pace, wait_until_finished, watch
 from batchq.errors import Purged, TimedOutWaiting, UnknownBatch, UsageError
 from batchq.jobs import Batch, BatchState, Counts, Lane, NewBatch, NewJob, Progress, RunnerInfo, Usage
 from batchq.store import open_store, operate
@@ -149,8 +150,8 @@ def test_results_come_in_input_order_whole_and_twice_the_same(database, tmp_path
     async def main(store):
         await fill(store, 1201)
         await end_jobs(store, fail_odd)
-        first = await collect(store, "demo", out)
-        return first, out.read_bytes(), await collect(store, "demo", out), out.read_bytes()
+        first = await collect(store, "demo", Output(out))
+        return first, out.read_bytes(), await collect(store, "demo", Output(out)), out.read_bytes()
 
     first, bytes_once, _, bytes_twice = with_store(database, main)
     assert bytes_once == bytes_twice
@@ -173,7 +174,7 @@ def test_without_waiting_it_writes_what_there_is(database, tmp_path):
     async def main(store):
         await fill(store, 5)
         await end_jobs(store, at_most=2)
-        return await write_results(store, "demo", out, with_prompt=True)
+        return await write_results(store, "demo", Output(out, with_prompt=True))
 
     found = with_store(database, main)
     assert found.counts == Counts(done=2, pending=3)
@@ -188,7 +189,7 @@ def test_waiting_ends_with_the_reason_when_its_time_is_up(database, tmp_path):
     async def main(store):
         await fill(store, 2)
         with pytest.raises(TimedOutWaiting, match="0 of 2 jobs have ended; no live worker"):
-            await collect(store, "demo", out, wait_timeout=0.05)
+            await collect(store, "demo", Output(out), wait_timeout=0.05)
 
     with_store(database, main)
     assert not out.exists()
@@ -227,9 +228,9 @@ def test_a_batch_that_is_half_purged_is_never_collected(database, tmp_path, monk
         assert await store._write(lambda tx: operate.purge_chunk(tx, batch.id)) == 3
         assert not (await store.progress("demo")).finished
         with pytest.raises(Purged, match="is being purged"):
-            await collect(store, "demo", out, wait_timeout=5)
+            await collect(store, "demo", Output(out), wait_timeout=5)
         with pytest.raises(Purged, match="is being purged"):
-            await write_results(store, "demo", out)
+            await write_results(store, "demo", Output(out))
         assert await store.purge(batch) == 5
         assert await store.find_batch("demo") is None
 
@@ -249,13 +250,13 @@ def test_a_batch_that_is_purged_while_it_is_collected_leaves_no_file(database, t
         async def read(body):
             nonlocal reads
             reads += 1
-            if reads == 3:  # its progress and the first page were read
+            if reads == 4:  # its progress, whether it has ids, and the first page were read
                 await store.purge(batch)
             return await page(body)
 
         store._database.read = read
         with pytest.raises(Purged, match="500 of 1,200 are left"):
-            await write_results(store, "demo", out)
+            await write_results(store, "demo", Output(out))
 
     with_store(database, main)
     assert not out.exists()
@@ -272,16 +273,16 @@ def test_an_unknown_batch_suggests_the_nearest(database):
 
 def test_results_replace_results_and_nothing_else(tmp_path):
     path = tmp_path / "file"
-    check_output(path)
+    check_output(Output(path))
     for harmless in ("", '{"custom_id":null,"position":0,"state":"done"}\n', '{"custom_id":"a\\"b","position":12,'):
         path.write_text(harmless)
-        check_output(path)
+        check_output(Output(path))
     for precious in ("prompts", '{"custom_id": "a", "method": "POST"}\n', '{"prompt": "x"}\n', "\n"):
         path.write_text(precious)
         with pytest.raises(UsageError, match="--force"):
-            check_output(path)
-        check_output(path, overwrite=True)
+            check_output(Output(path))
+        check_output(Output(path), overwrite=True)
     with pytest.raises(UsageError, match="a directory"):
-        check_output(tmp_path)
+        check_output(Output(tmp_path))
     with pytest.raises(UsageError, match="does not exist"):
-        check_output(tmp_path / "no" / "file")
+        check_output(Output(tmp_path / "no" / "file"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,17 +21,23 @@ from batchq.cli.options import (
     run_async,
     settings_of,
 )
-from batchq.display.messages import say
+from batchq.cli.output_options import output_of, output_options
+from batchq.cli.reading_options import INPUT_FORMATS
+from batchq.display.messages import is_terminal, say
 from batchq.display.text import one_line, plural, told_cost
 
 if TYPE_CHECKING:
-    from batchq.coordinator import Collected
+    from batchq.collecting import Collected, Output
+    from batchq.store import Store
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Wait for a batch; write its results.")
 @click.argument("name")
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; else standard output.")
-@click.option("--with-prompt", is_flag=True, help="Put each prompt beside its result.")
+@output_options
+@click.option("--id-field", metavar="NAME", help="The field or column of INPUT with each row's custom_id.")
+@click.option("--input-format", type=click.Choice(INPUT_FORMATS), help="Else told by the name of INPUT.")
+@click.option("--follow", is_flag=True, help="Write each row as soon as all before it are done; go on with FILE.")
 @click.option("--no-wait", is_flag=True, help="Write what there is now.")
 @click.option("--wait-timeout", type=DURATION, help="Give up after this long, e.g. 2h: exit code 4.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any job failed or was cancelled.")
@@ -38,51 +47,91 @@ def collect(
     name: str,
     out: Path | None,
     *,
-    with_prompt: bool,
+    id_field: str | None,
+    input_format: str | None,
+    follow: bool,
     no_wait: bool,
     wait_timeout: float | None,
     strict: bool,
     force: bool,
     db: str | None,
+    **options: Any,  # noqa: ANN401
 ) -> int:
     """Wait until the batch NAME is finished, then write every job in input order, one JSON line each.
 
     \b
     batchq collect demo -o answers.jsonl
+    batchq collect demo -o answers.csv --with-input reviews.csv --errors failed.csv
+    batchq collect demo -o answers.jsonl --follow
     batchq collect demo --no-wait | head
     """
-    from batchq.coordinator import check_output
+    from batchq.collecting import check_follow, check_output
+    from batchq.formats import ReadOptions
 
-    if out == Path("-"):
-        out = None
+    if input_format is not None and options["with_input"] is None:
+        raise click.UsageError("--input-format goes with --with-input")
+    if id_field is not None and options["with_input"] is None:
+        raise click.UsageError("--id-field goes with --with-input")
+    if follow and no_wait:
+        raise click.UsageError("--follow waits for the batch: leave out --no-wait")
+    output = output_of(out, read=ReadOptions(input_format, id_field=id_field), **options)
     settings = settings_of(db=db)
     location = settings.db
-    if out is not None:
-        check_output(out, overwrite=force, database=database_path(settings))
-    collected = run_async(
-        lambda: _collect(location, name, out, with_prompt=with_prompt, wait=not no_wait, wait_timeout=wait_timeout)
-    )
-    report(collected, out, db)
+    if follow:
+        check_follow(output, database=database_path(settings))
+    else:
+        check_output(output, overwrite=force, database=database_path(settings))
+    waiting = _Waiting(follow=follow, wait=not no_wait, timeout=wait_timeout, start_over=force)
+    collected = run_async(lambda: _collect(location, name, output, waiting))
+    report(collected, output, db)
     return exit_code(collected, strict=strict)
 
 
-async def _collect(
-    location: str, name: str, out: Path | None, *, with_prompt: bool, wait: bool, wait_timeout: float | None
-) -> Collected:
-    from batchq.coordinator import check_not_source, wait_until_finished, write_results
-    from batchq.display.progress import show_progress
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """How to wait: till the end, or writing meanwhile, or not at all."""
+
+    follow: bool
+    wait: bool
+    timeout: float | None
+    start_over: bool
+
+
+async def _collect(location: str, name: str, output: Output, waiting: _Waiting) -> Collected:
+    from batchq.collecting import check_not_source, write_results
     from batchq.store import open_store
 
     async with await open_store(location) as store:
-        if out is not None:
-            check_not_source(out, await store.batch(name))
-        if wait:
-            with show_progress(store.location) as update:
-                await wait_until_finished(store, name, wait_timeout=wait_timeout, on_progress=update)
-        return await write_results(store, name, out, with_prompt=with_prompt)
+        check_not_source(output, await store.batch(name))
+        if waiting.follow:
+            return await _follow(store, name, output, waiting)
+        if waiting.wait:
+            await _wait(store, name, waiting)
+        return await write_results(store, name, output)
 
 
-def report(collected: Collected, out: Path | None, db: str | None) -> None:
+async def _wait(store: Store, name: str, waiting: _Waiting) -> None:
+    from batchq.coordinator import wait_until_finished
+    from batchq.display.progress import show_progress
+
+    with show_progress(store.location) as update:
+        await wait_until_finished(store, name, wait_timeout=waiting.timeout, on_progress=update)
+
+
+async def _follow(store: Store, name: str, output: Output, waiting: _Waiting) -> Collected:
+    from batchq.collecting import follow
+    from batchq.display.progress import show_progress
+
+    with ExitStack() as stack:
+        update = None
+        if output.path is not None or not is_terminal(sys.stdout):  # a bar among the rows would be in their way
+            update = stack.enter_context(show_progress(store.location))
+        return await follow(
+            store, name, output, start_over=waiting.start_over, wait_timeout=waiting.timeout, on_progress=update
+        )
+
+
+def report(collected: Collected, output: Output, db: str | None) -> None:
     """Say on stderr what was written, and how jobs failed, with one example of each kind."""
     name, counts, usage = collected.batch.name, collected.counts, collected.progress.usage
     parts = [f"{counts.done:,} done"]
@@ -99,8 +148,7 @@ def report(collected: Collected, out: Path | None, db: str | None) -> None:
         parts.append(f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out")
     if collected.progress.cost:
         parts.append(told_cost(collected.progress))
-    where = f"; wrote {plural(counts.total, 'line')} to {out}" if out is not None else ""
-    say(f"batchq: {name}: {', '.join(parts)}{where}")
+    say(f"batchq: {name}: {', '.join(parts)}{_told_places(collected, output)}")
     for group in collected.errors:
         example = f"position {group.example_position}: {one_line(group.example)}"
         say(f"  {group.count:,} with {group.error_class}, e.g. {example}")
@@ -110,6 +158,13 @@ def report(collected: Collected, out: Path | None, db: str | None) -> None:
             f"batchq: {command_line('show', name, position, db=db)} tells all about one,"
             f" {command_line('retry', name, db=db)} runs the failed ones again"
         )
+
+
+def _told_places(collected: Collected, output: Output) -> str:
+    what = "row" if output.actual_format in {"csv", "tsv", "parquet"} else "line"
+    written = ((collected.written, output.path), (collected.set_aside, output.errors))
+    places = [f"{plural(count, what)} to {path}" for count, path in written if path is not None]
+    return f"; wrote {', '.join(places)}" if places else ""
 
 
 def exit_code(collected: Collected, *, strict: bool) -> int:

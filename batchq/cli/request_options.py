@@ -14,6 +14,7 @@ import click
 from batchq.cli.money import DOLLARS
 from batchq.cli.options import DURATION, MAX_INTEGER, database_path
 from batchq.cli.parameters import parse_params
+from batchq.cli.reading_options import READING, read_options, selection_of
 from batchq.display.messages import say
 from batchq.display.text import dollars, plural
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# The same as formats.FORMATS, which costs imports that --help can do without.
-INPUT_FORMATS = ("jsonl", "txt", "csv", "tsv")
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -36,9 +34,14 @@ class Asked:
     models: tuple[str, ...]
     system: str | None
     params: dict[str, Json]
+    prompt: str | None
+    template: Path | None
     id_field: str | None
     prompt_field: str | None
+    image_field: str | None
     input_format: str | None
+    limit: int | None
+    sample: int | None
     worker: str
     endpoint: str
     schema: Path | None
@@ -80,11 +83,6 @@ _REQUEST = (
     ),
     click.option("--dedupe", is_flag=True, help="Run equal requests once; all of them get the answer."),
     click.option("--reuse", is_flag=True, help="Take the answer of any equal request that is done in this queue."),
-    click.option("--id-field", metavar="NAME", help="The field or column of each row's custom_id."),
-    click.option("--prompt-field", metavar="NAME", help="The field or column of the prompt."),
-    click.option(
-        "--input-format", type=click.Choice(INPUT_FORMATS), help="Else told by the file's name."
-    ),
     click.option(
         "--worker", default="openrouter", show_default=True, metavar="NAME",
         help="The worker that answers: an installed one, module:function or script.py:function.",
@@ -129,7 +127,7 @@ _POLICY = (
 
 def request_options(command: F) -> F:
     """Add the options that make an `Asked`: its names are those of the command's keyword arguments."""
-    for option in reversed(_REQUEST + _POLICY):
+    for option in reversed(READING + _REQUEST + _POLICY):
         command = option(command)
     return command
 
@@ -140,17 +138,18 @@ def surveyed(path: Path | None, asked: Asked, settings: Settings) -> Iterator[tu
 
     Raises UsageError, and BadInput for bad rows. `path` None is standard input.
     """
-    from batchq.formats import ReadOptions
     from batchq.producer import complete
     from batchq.survey import survey_input
 
     new = _new_batch(asked)
     needs_model, may_use_model = _model_needs(asked.worker)
-    options = ReadOptions(asked.input_format, asked.prompt_field, asked.id_field)
+    options, selection = read_options(asked), selection_of(asked)
     database = database_path(settings)
     models = list(dict.fromkeys(asked.models))
     forced = models[0] if models else None
-    with survey_input(path, options, model=forced, skip_bad=asked.skip_bad, database=database) as survey:
+    with survey_input(
+        path, options, model=forced, skip_bad=asked.skip_bad, database=database, selection=selection
+    ) as survey:
         if survey.file_model is not None:
             say(f"batchq: using {', '.join(models)} as --model says, not {survey.file_model} as {survey.name} says")
         default = settings.model if may_use_model else None

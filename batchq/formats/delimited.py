@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from batchq.errors import UsageError
-from batchq.formats.rows import (
-    ID_COLUMN,
-    PROMPT_COLUMN,
-    BadRow,
-    Ids,
-    ReadOptions,
-    Row,
-    RowError,
-    Rows,
-    bad_utf8,
-    bare,
-    checked_prompt,
-    names,
-)
+from batchq.formats.columns import check_columns, id_column, prompt_column
+from batchq.formats.prompts import Prompts
+from batchq.formats.rows import BadRow, Ids, ReadOptions, Row, RowError, Rows, bad_utf8, bare, checked_prompt
+from batchq.jobs import Json
 
 _MAX_FIELD = 2**31 - 1  # the most that every platform takes
 _MAX_OPEN_QUOTE = 32 << 20
 
 
-def read_delimited(lines: Iterable[bytes], options: ReadOptions, *, name: str, delimiter: str) -> Rows:
+def read_delimited(
+    lines: Iterable[bytes], options: ReadOptions, prompts: Prompts, *, name: str, delimiter: str
+) -> Rows:
     """Yield a row per record of the file that messages call `name`."""
     csv.field_size_limit(_MAX_FIELD)
     records = _Records(lines, name, delimiter)
-    columns = _Columns(name, records.header(), options)
+    columns = _Columns(name, records.header(), options, prompts)
     found = False
     for record in records:
         found = True
+        if not options.wants(records.start):
+            continue
         if isinstance(record, str):
             yield BadRow(records.start, record, records.raw())
             continue
@@ -48,49 +41,40 @@ def read_delimited(lines: Iterable[bytes], options: ReadOptions, *, name: str, d
     return True
 
 
+def delimited_lines(lines: Iterable[bytes], *, name: str, delimiter: str) -> Iterator[int]:
+    """Yield the line on which each record below the header starts, good or bad."""
+    csv.field_size_limit(_MAX_FIELD)
+    records = _Records(lines, name, delimiter)
+    records.header()
+    return (records.start for _ in records)
+
+
 class _Columns:
     """Which columns hold the prompt and the id."""
 
-    def __init__(self, name: str, header: Sequence[str], options: ReadOptions) -> None:
-        doubled = [column for column, count in Counter(header).items() if count > 1]
-        if doubled:
-            raise UsageError(f"{name} has more than one column {names(doubled)}: give each its own name")
-        self._width = len(header)
-        self._prompt_name, self._prompt = _prompt_column(name, header, options.prompt_field)
-        self._id = _id_column(name, header, options.id_field)
-        self._id_name = options.id_field or ID_COLUMN
+    def __init__(self, name: str, header: Sequence[str], options: ReadOptions, prompts: Prompts) -> None:
+        check_columns(name, header, options)
+        self._header = header
+        self._prompts = prompts
+        self._prompt_name = prompt_column(name, header, options)
+        self._prompt = header.index(self._prompt_name) if prompts.is_plain else -1
+        self._id_name = id_column(header, options)
+        self._id = None if self._id_name is None else header.index(self._id_name)
         self._ids = Ids(options.id_field)
 
     def row(self, line: int, record: Sequence[str]) -> Row:
         """Return the row that a record stands for."""
-        if len(record) != self._width:
+        width = len(self._header)
+        if len(record) != width:
             fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
-            raise RowError(f"{fields}, the header has {self._width}")
-        prompt = checked_prompt(record[self._prompt], self._prompt_name)
-        if self._id is None:
-            return Row(line, None, prompt)
-        return Row(line, self._ids.take({self._id_name: record[self._id]}), prompt)
-
-
-def _prompt_column(name: str, header: Sequence[str], asked: str | None) -> tuple[str, int]:
-    if asked is not None:
-        if asked not in header:
-            raise UsageError(
-                f"{name} has no column `{asked}`, only {names(header)}: name one of them with --prompt-field"
-            )
-        return asked, header.index(asked)
-    if PROMPT_COLUMN in header:
-        return PROMPT_COLUMN, header.index(PROMPT_COLUMN)
-    if len(header) == 1:
-        return header[0], 0
-    raise UsageError(f"{name} has no column `prompt`, only {names(header)}: name the prompt's with --prompt-field")
-
-
-def _id_column(name: str, header: Sequence[str], asked: str | None) -> int | None:
-    if asked is not None and asked not in header:
-        raise UsageError(f"{name} has no column `{asked}`, only {names(header)}: name one of them with --id-field")
-    wanted = ID_COLUMN if asked is None else asked
-    return header.index(wanted) if wanted in header else None
+            raise RowError(f"{fields}, the header has {width}")
+        if self._prompts.is_plain:
+            payload: Json = checked_prompt(record[self._prompt], self._prompt_name)
+        else:
+            payload = self._prompts.payload(dict(zip(self._header, record, strict=True)), self._prompt_name)
+        if self._id is None or self._id_name is None:
+            return Row(line, None, payload)
+        return Row(line, self._ids.take({self._id_name: record[self._id]}), payload)
 
 
 class _Records:

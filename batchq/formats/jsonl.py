@@ -6,9 +6,11 @@ The first good row decides which of the four a file holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn
 
+from batchq.formats.messages import checked_messages
+from batchq.formats.prompts import Prompts
 from batchq.formats.rows import (
     ID_COLUMN,
     PROMPT_COLUMN,
@@ -31,20 +33,16 @@ MAX_DEPTH = 200  # leaves room for the encoders that meet the value later, deepe
 _JSON_SPACE = " \t\r\n"
 _TOO_DEEP = f"JSON nested too deep: more than {MAX_DEPTH} levels"
 
-
-# What an assistant's message may hold where it has no content.
-_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
-
 # What a file's rows are. (An Enum's members cost more to look up than a row takes to read.)
 _STRING, _PROMPT, _MESSAGES, _BATCH = range(4)
 _THIS_LINE = ("is a bare string", "has `prompt`", "has `messages`", "is an OpenAI Batch line")
 _LINES_BEFORE = ("are bare strings", "have `prompt`", "have `messages`", "are OpenAI Batch lines")
 
 
-def read_jsonl(lines: Iterable[bytes], options: ReadOptions) -> Rows:
+def read_jsonl(lines: Iterable[bytes], options: ReadOptions, prompts: Prompts) -> Rows:
     """Yield a row per line that is not blank."""
-    reader = _Reader(options)
-    take = reader.take
+    take = _Reader(options, prompts).take
+    only = options.only
     found = False
     for line, raw in enumerate(lines, 1):
         row: Row | BadRow
@@ -52,6 +50,8 @@ def read_jsonl(lines: Iterable[bytes], options: ReadOptions) -> Rows:
             if raw.isspace() or not raw:
                 continue
             found = True
+            if only is not None and line not in only:
+                continue
             row = take(line, _parse(raw))
         except UnicodeDecodeError as error:
             row = BadRow(line, bad_utf8(error), bare(raw))
@@ -63,11 +63,18 @@ def read_jsonl(lines: Iterable[bytes], options: ReadOptions) -> Rows:
     return found
 
 
+def jsonl_lines(lines: Iterable[bytes]) -> Iterator[int]:
+    """Yield the line of each row, good or bad."""
+    return (line for line, raw in enumerate(lines, 1) if raw and not raw.isspace())
+
+
 class _Reader:
     """Turns the decoded lines of one file into rows."""
 
-    def __init__(self, options: ReadOptions) -> None:
-        self._prompt_field = options.prompt_field
+    def __init__(self, options: ReadOptions, prompts: Prompts) -> None:
+        self._prompts = prompts
+        self._template = options.template
+        self._prompt_field = options.prompt_field or (None if prompts.is_plain else PROMPT_COLUMN)
         self._id_field = options.id_field
         self._ids = Ids(options.id_field)
         self._kind: int | None = None
@@ -86,7 +93,7 @@ class _Reader:
         elif kind == _PROMPT:
             row = Row(line, self._ids.take(value), checked_prompt(value[PROMPT_COLUMN], PROMPT_COLUMN))
         elif kind == _MESSAGES:
-            payload: Json = {"messages": _checked_messages(value["messages"])}
+            payload: Json = {"messages": checked_messages(value["messages"])}
             row = Row(line, self._ids.take(value), payload)
         else:
             row = self._take_batch_line(line, value)
@@ -94,17 +101,21 @@ class _Reader:
         return row
 
     def _take_field(self, line: int, value: Json, name: str) -> Row:
-        if not isinstance(value, dict):
-            raise RowError(f"the line is {kind_name(value)}, not an object with the field `{name}`")
-        if name not in value:
-            raise RowError(f"no field `{name}`; {fields_of(value)}")
-        prompt = checked_prompt(value[name], name)
-        return Row(line, self._ids.take(value), prompt)
+        if self._template is not None and isinstance(value, str):
+            value = {PROMPT_COLUMN: self._checked_string(value)}
+        elif not isinstance(value, dict):
+            wanted = "" if self._template else f" with the field `{name}`"
+            raise RowError(f"the line is {kind_name(value)}, not an object{wanted}")
+        payload = self._prompts.payload(value, name)
+        return Row(line, self._ids.take(value), payload)
 
     def _take_string(self, line: int, value: str) -> Row:
+        return Row(line, None, self._checked_string(value))
+
+    def _checked_string(self, value: str) -> str:
         if self._id_field is not None:
             raise RowError(f"the line is a bare string, which has no id field `{self._id_field}`")
-        return Row(line, None, checked_prompt(value, PROMPT_COLUMN))
+        return checked_prompt(value, PROMPT_COLUMN)
 
     def _take_batch_line(self, line: int, value: dict[str, Json]) -> Row:
         if self._id_field is None and not isinstance(value.get(ID_COLUMN), str):
@@ -125,7 +136,7 @@ class _Reader:
         if model is not None and not (isinstance(model, str) and model):
             raise RowError("`model` in the body is not the name of a model")
         if url == CHAT:
-            _checked_messages(body.get("messages"))
+            checked_messages(body.get("messages"))
         return Row(line, self._ids.take(value), {"body": body}, model, url)
 
 
@@ -166,28 +177,6 @@ def _kind_by_name(row: Mapping[str, Json]) -> int:
 
 def _refuse(value: Json) -> NoReturn:
     raise RowError(f"the line is {kind_name(value)}, not an object or a string")
-
-
-def _checked_messages(value: Json) -> list[Json]:
-    if not isinstance(value, list) or not value:
-        problem = "an empty list" if value == [] else "missing" if value is None else kind_name(value)
-        raise RowError(f"`messages` is {problem}, not a list of messages")
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, dict):
-            raise RowError(f"message {number} is {kind_name(message)}, not an object")
-        if not isinstance(message.get("role"), str):
-            raise RowError(f"message {number} has no `role`")
-        _check_content(number, message)
-    return value
-
-
-def _check_content(number: int, message: Mapping[str, Json]) -> None:
-    content = message.get("content")
-    if content is None:
-        if not any(message.get(name) for name in _INSTEAD_OF_CONTENT):
-            raise RowError(f"message {number} has no `content`")
-    elif not isinstance(content, str | list):
-        raise RowError(f"the `content` of message {number} is {kind_name(content)}, not a string or a list")
 
 
 def _finite(text: str) -> float:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from batchq.errors import UsageError
 from batchq.jobs import Json
+
+if TYPE_CHECKING:
+    from batchq.formats.template import PromptTemplate
 
 ID_COLUMN = "custom_id"
 PROMPT_COLUMN = "prompt"
@@ -27,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A line that can't become a job: why, and its bytes without the line end."""
+    """A line that can't become a job: why, and its bytes without the line end (none of a Parquet file)."""
 
     line: int
     reason: str
@@ -36,11 +42,31 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What the user said about the input file; None means find out."""
+    """What the user said about the input file; None means find out, or that there is none.
+
+    `image_root` is where the paths of images start, if not at the file's own directory. `only` holds the lines
+    of the rows to take, where not all are wanted.
+    """
 
     input_format: str | None = None
     prompt_field: str | None = None
     id_field: str | None = None
+    template: PromptTemplate | None = None
+    image_field: str | None = None
+    image_root: Path | None = None
+    only: frozenset[int] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where the prompt would come from two places."""
+        if self.template is not None and self.prompt_field is not None:
+            raise UsageError(
+                f"both --prompt-field {self.prompt_field} and the template {self.template.name} say what the prompt is:"
+                " leave one out; a template names its fields itself"
+            )
+
+    def wants(self, line: int) -> bool:
+        """Whether the row on that line is among those to take."""
+        return self.only is None or line in self.only
 
 
 # A reader returns whether the file held anything at all but blank lines.
@@ -62,7 +88,7 @@ class Ids:
         self._required = id_field is not None
         self._present: bool | None = None
 
-    def take(self, row: Mapping[str, Json]) -> str | None:
+    def take(self, row: Mapping[str, object]) -> str | None:
         """Return the id of an otherwise good row."""
         value = row.get(self._field)
         if value is None and self._required:
@@ -80,7 +106,7 @@ class Ids:
             )
         return custom_id
 
-    def _checked(self, value: Json) -> str:
+    def _checked(self, value: object) -> str:
         if type(value) is int:
             return str(value)
         if not isinstance(value, str):
@@ -100,7 +126,7 @@ class Ids:
         return value
 
 
-def checked_prompt(value: Json, name: str) -> str:
+def checked_prompt(value: object, name: str) -> str:
     """Return a prompt that says something, or raise RowError."""
     if not isinstance(value, str):
         raise RowError(f"`{name}` is {kind_name(value)}, not a string")
@@ -119,8 +145,8 @@ def bad_utf8(error: UnicodeDecodeError) -> str:
     return f"invalid UTF-8 at byte {error.start + 1} of the line"
 
 
-def kind_name(value: Json) -> str:
-    """Return what JSON calls a value, with its article."""
+def kind_name(value: object) -> str:
+    """Return what JSON calls a value, with its article; a type's own name for what JSON does not know."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -129,10 +155,12 @@ def kind_name(value: Json) -> str:
         return "a number"
     if isinstance(value, str):
         return "a string"
-    return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"
 
 
-def fields_of(row: Mapping[str, Json]) -> str:
+def fields_of(row: Mapping[str, object]) -> str:
     """Say which fields a line has."""
     return f"the line has {names(row)}" if row else "the line has no fields"
 

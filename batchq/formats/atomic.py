@@ -1,9 +1,8 @@
-"""Writes results: a JSON line per job, into files that are replaced whole or not at all."""
+"""Files that appear whole under their names, or not at all."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import stat
@@ -13,83 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from batchq.errors import OutputFailed, UsageError
-from batchq.jobs import NANO, Result, Usage
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# One encoder for all: `json.dumps` with separators makes a new one at every call.
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-
 _BUFFER = 1 << 18
 _NAME_SHOWN = 48  # at four bytes each the temporary name stays below 255
 _OPEN_STREAM = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,6})")
-
-
-def render_jsonl(result: Result, *, with_prompt: bool) -> str:
-    """Return a result as one line of ASCII JSON, without the line end; equal results give equal bytes."""
-    parts = [f'{{"custom_id":{_text(result.custom_id)},"position":{result.position}']
-    if with_prompt:
-        parts.append(f'"prompt":{_spliced(result.payload) if result.payload is not None else "null"}')
-    parts.append(f'"state":{_encode(result.state)}')
-    if result.result is not None:
-        parts.append(f'"result":{_spliced(result.result)}')
-    if result.error is not None or result.error_class is not None:
-        parts.append(f'"error":{{"class":{_text(result.error_class)},"message":{_text(result.error)}}}')
-    parts.append(f'"attempts":{result.attempts},"usage":{_usage(result.usage, result.cost)}')
-    if result.finish_reason is not None:
-        parts.append(f'"finish_reason":{_encode(result.finish_reason)}')
-    if result.response is not None:
-        parts.append(f'"response":{_spliced(result.response)}')
-    return ",".join(parts) + "}"
-
-
-def _usage(usage: Usage, cost: int | None) -> str:
-    return (
-        f'{{"input_tokens":{_number(usage.input_tokens)},"output_tokens":{_number(usage.output_tokens)}'
-        f',"cached_tokens":{_number(usage.cached_tokens)},"reasoning_tokens":{_number(usage.reasoning_tokens)}'
-        f',"cost":{_dollars(cost)}}}'
-    )
-
-
-def _text(value: str | None) -> str:
-    return "null" if value is None else _encode(value)
-
-
-def _number(value: int | None) -> str:
-    return "null" if value is None else str(value)
-
-
-def _dollars(nano: int | None) -> str:
-    """Always with a fraction, so that a reader that infers types sees one type."""
-    if nano is None:
-        return "null"
-    whole, fraction = divmod(abs(nano), NANO)
-    digits = f"{fraction:09d}".rstrip("0") or "0"
-    return f"{'-' if nano < 0 else ''}{whole}.{digits}"
-
-
-def _spliced(text: str) -> str:
-    """Return JSON text as it is stored, made fit for one ASCII line if something else stored it."""
-    if text.isascii() and "\n" not in text and "\r" not in text:
-        return text
-    return _encode(json.loads(text))
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths are one file, by whatever links; also where it is not there yet."""
-    try:
-        return one.samefile(other)
-    except (OSError, ValueError):
-        return os.path.realpath(one) == os.path.realpath(other)
-
-
-def refuse_queue(path: Path, database: Path) -> None:
-    """Raise UsageError if writing to `path` would write to the queue: its database, or what SQLite keeps beside it."""
-    for base in {database, Path(os.path.realpath(database))}:
-        for ending in ("", "-wal", "-shm", "-journal"):
-            if same_file(path, base.with_name(base.name + ending)):
-                raise UsageError(f"{path} belongs to the queue {database}: name another file")
 
 
 def is_stream(path: Path) -> bool:
@@ -183,17 +112,23 @@ class AtomicFile:
             return f"this user may not create files in {directory}"
         return error.strerror or str(error)
 
-    def _commit(self) -> None:
-        writer = self._writer
-        if writer is None:
+    def prepare(self) -> None:
+        """Bring all that was written to the disk, so that what is left to do can hardly fail."""
+        if self._writer is None or self._writer.closed:
             return
-        writer.flush()
+        self._writer.flush()
+        try:
+            if self._temporary is not None:
+                os.fsync(self._writer.fileno())
+            self._writer.close()
+        except OSError as error:
+            raise OutputFailed.to(self._path, error) from error
+
+    def _commit(self) -> None:
+        self.prepare()
         if self._temporary is None:
-            writer.close()
             return
         try:
-            os.fsync(writer.fileno())
-            writer.close()
             self._temporary.replace(self._target)
         except OSError as error:
             raise OutputFailed.to(self._path, error) from error
