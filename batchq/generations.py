@@ -8,6 +8,7 @@ is at work on it.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from batchq.survey import Survey
 
 # Another process may begin the same generation, or fill the one that we chose with other rows.
 _TRIES = 20
+_GENERATION = re.compile(r"~[1-9][0-9]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,11 @@ def _with_answers_of(generations: Sequence[Batch], wishes: Wishes) -> Thrift:
     if wishes.thrift.reuse is not None:
         return replace(wishes.thrift, reuse=Reuse(refusals=bool(ids)))
     return replace(wishes.thrift, reuse=Reuse(ids, refusals=True) if ids else None)
+
+
+def base_name(name: str) -> str:
+    """Return the name of a batch's first generation."""
+    return _GENERATION.sub("", name)
 
 
 def _next_name(base: str, generations: Sequence[Batch]) -> str:

@@ -45,9 +45,22 @@ AFTER_A_HALT: Final = "mend the cause: a job tries again within a minute at the 
 Logger = structlog.typing.FilteringBoundLogger
 
 
+_library = logging.getLogger("batchq")
+_library.addHandler(logging.NullHandler())
+
+
 def get_logger() -> Logger:
-    """Return the logger of batchq."""
-    return cast("Logger", structlog.get_logger("batchq"))
+    """Return the logger of batchq: structlog's as the application has set it up, else `logging`'s, which is quiet."""
+    if structlog.is_configured():
+        return cast("Logger", structlog.get_logger("batchq"))
+    return cast(
+        "Logger",
+        structlog.wrap_logger(
+            _library,
+            processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        ),
+    )
 
 
 def set_up_logging(level: str = "info", *, json_lines: bool | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import TypeVar
 
 import anyio
@@ -13,7 +13,9 @@ import anyio
 from batchq.config import Settings
 from batchq.discovery import FoundWorker, find_worker, installed_workers
 from batchq.errors import BatchqError, ConfigurationError
+from batchq.jobs import Batch, BatchState
 from batchq.runner import Runner, Stop
+from batchq.store import Store
 from batchq.worker import Endpoint
 
 T = TypeVar("T")
@@ -42,6 +44,34 @@ def gather_endpoints(settings: Settings) -> dict[str, Endpoint]:
     """Return the endpoints that this process's own settings know."""
     found = (settings.endpoint(name) for name in settings.known_endpoints())
     return {endpoint.name: endpoint for endpoint in found if endpoint is not None}
+
+
+async def live_batches(store: Store, batch_ids: Collection[int] | None = None) -> list[Batch]:
+    """Return the unfinished batches, all or those among `batch_ids`."""
+    left = await store.unfinished()
+    return [found.batch for found in left.live if batch_ids is None or found.batch.id in batch_ids]
+
+
+async def check_keys(
+    store: Store,
+    workers: Mapping[str, FoundWorker],
+    endpoints: Mapping[str, Endpoint],
+    batch_ids: Collection[int] | None = None,
+    *,
+    advice: Callable[[Batch], str] = lambda _batch: "",
+) -> None:
+    """Raise ConfigurationError, before anything is claimed, if a batch that waits needs a key that is not there.
+
+    `advice` ends the message.
+    """
+    for batch in await live_batches(store, batch_ids):
+        worker, endpoint = workers.get(batch.worker), endpoints.get(batch.endpoint)
+        if worker is None or endpoint is None or batch.state is not BatchState.OPEN:
+            continue
+        try:
+            worker.check(endpoint)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"batch {batch.name!r} can't run: {error}{advice(batch)}") from error
 
 
 def run_event_loop(main: Callable[[], Coroutine[object, object, T]]) -> T:

@@ -25,6 +25,8 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 1
+# In the place of the version: the file was empty, and is about to be removed.
+REMOVED = "removed"
 
 # Written into the header of a SQLite file, so that a foreign file is told from an empty queue ("bchq").
 APPLICATION_ID = 0x62636871

@@ -21,7 +21,7 @@ from completing import complete_batch, end_jobs, fail_odd, rows_of, with_store, 
 from batchq.cli.commands import COMMANDS, batchq
 from batchq.cli.exits import run_command
 from batchq.cli.options import DURATION
-from batchq.cli.request_options import INPUT_FORMATS
+from batchq.cli.reading_options import INPUT_FORMATS
 from batchq.display.messages import say
 from batchq.display.progress import show_progress
 from batchq.display.text import clean, dollars
@@ -122,6 +122,7 @@ def test_enqueue_says_what_it_did_and_what_comes_next(run, prompts):
     code, out, err = run("enqueue", prompts, "--worker", "echo", "--json")
     assert json.loads(out) == {
         "batch": "prompts", "added": 0, "skipped": 4, "bad": 0, "total": 4, "sealed": True, "absent": 0,
+        "followers": 0, "reused": 0,
     }  # fmt: skip
     assert "nothing to add: all 4 rows are in prompts already" in err
 
@@ -310,14 +311,10 @@ def test_what_is_no_part_of_the_request_may_change_and_is_told(run, prompts):
     )[2]  # fmt: skip
 
 
-def test_a_shorter_input_is_told_and_is_no_input_of_a_run(run, here):
+def test_a_shorter_input_of_an_enqueue_is_told(run, here):
     write_lines(here / "in.jsonl", ["a", "b", "c"])
-    assert run("run", "in.jsonl", "-o", "out", "--worker", "echo")[0] == 0
     run("enqueue", "in.jsonl", "--worker", "echo")
     write_lines(here / "in.jsonl", ["a"])
-    code, _, err = run("run", "in.jsonl", "-o", "out", "--worker", "echo")
-    assert code == 2
-    assert "has 3 rows, in.jsonl 1: 2 of the batch not among them; run it under another name with --batch" in err
     err = run("enqueue", "in.jsonl", "--worker", "echo")[2]
     assert "its 1 row is in in already, the batch has 2 jobs more, which the input has no row for" in err
 

@@ -39,12 +39,8 @@ def concurrency(calls: int, *, pid: int | None, host: str | None, db: str | None
 
 
 async def _change(location: str, calls: int, pid: int | None, host: str | None) -> int:
+    from batchq.operating import set_concurrency
     from batchq.store import open_store
 
     async with await open_store(location) as store:
-        chosen = [
-            runner.id
-            for runner in await store.runners()
-            if runner.live and pid in {None, runner.pid} and host in {None, runner.host}
-        ]
-        return await store.set_concurrency(calls, chosen)
+        return await set_concurrency(store, calls, pid=pid, host=host)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from batchq.cli.options import HELP_NAMES, MAX_INTEGER, command_class, db_option, run_async, settings_of
 from batchq.display.messages import say
+from batchq.limits import LEAST, LimitChanges, change_limits
 
 if TYPE_CHECKING:
     from batchq.config import Settings
     from batchq.jobs import Lane
-    from batchq.pacing import Limits
     from batchq.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-LEAST = 0.001  # a call in 17 hours
 
 
 class Amount(click.ParamType[float]):
@@ -40,18 +38,10 @@ class Amount(click.ParamType[float]):
         return number
 
 
-@dataclass(frozen=True, slots=True)
-class LimitsAsked:
-    """What limit options say; None was not given and stays as it is, 0 is no limit."""
+class LimitsAsked(LimitChanges):
+    """What limit options say."""
 
-    rpm: float | None = None
-    tpm: float | None = None
-    max_inflight: float | None = None
-    burst: float | None = None
-
-    def __bool__(self) -> bool:
-        """Whether any was given."""
-        return any(value is not None for value in (self.rpm, self.tpm, self.max_inflight, self.burst))
+    __slots__ = ()
 
     def setter(self, store: Store, worker: str, base_url: str, model: str) -> Callable[[], Awaitable[None]] | None:
         """Return what sets these limits for a lane and says so; None where none was given."""
@@ -59,24 +49,9 @@ class LimitsAsked:
             return None
 
         async def set_and_say() -> None:
-            say(f"batchq: {describe(await set_limits(store, worker, base_url, model, self))}")
+            say(f"batchq: {describe(await change_limits(store, worker, base_url, model, self))}")
 
         return set_and_say
-
-    def over(self, lane: Lane) -> Limits:
-        """Return the limits of a lane that has others, with these in their places."""
-        from batchq.pacing import Limits
-
-        def chosen(asked: float | None, present: float | None) -> float | None:
-            return (present if asked is None else asked) or None
-
-        in_flight = chosen(self.max_inflight, lane.max_inflight)
-        return Limits(
-            chosen(self.rpm, lane.rpm),
-            chosen(self.tpm, lane.tpm),
-            None if in_flight is None else max(1, int(in_flight)),
-            chosen(self.burst, lane.asked_burst),
-        )
 
 
 def limit_options(command: F) -> F:
@@ -157,7 +132,7 @@ async def _limit(
     from batchq.store import open_store
 
     async with await open_store(location, create=bool(asked)) as store:
-        lane = await set_limits(store, worker, base_url, model, asked, forget=forget)
+        lane = await change_limits(store, worker, base_url, model, asked, forget=forget)
         used = any((batch.worker, batch.model) == (worker, model) for batch in await store.batches())
         return lane, used, sorted(await _other_urls(store, worker, endpoint, base_url))
 
@@ -170,20 +145,6 @@ async def _other_urls(store: Store, worker: str, endpoint: str, base_url: str) -
         if runner.live and worker in runner.serves.split(",") and endpoint in runner.endpoints
     }
     return found - {base_url}
-
-
-async def set_limits(
-    store: Store, worker: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool = False
-) -> Lane:
-    """Give a lane the limits that were asked for, over those that it has."""
-    from batchq.jobs import Lane
-
-    key = (worker, base_url, model)
-    known = {(lane.worker, lane.base_url, lane.model): lane for lane in await store.lanes()}
-    present = known.get(key) or Lane(worker, base_url, model, None, None, None, None)
-    if not asked and not forget:
-        return present
-    return await store.set_limits(worker, base_url, model, asked.over(present), forget=forget)
 
 
 def lane_url(settings: Settings, endpoint: str, limits: LimitsAsked) -> str:

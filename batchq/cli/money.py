@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,12 +9,11 @@ import click
 from batchq.cli.options import HELP_NAMES, command_class, command_line, database_of, db_option, run_async
 from batchq.display.messages import say
 from batchq.display.text import dollars
+from batchq.errors import UsageError
+from batchq.money import nano_dollars
 
 if TYPE_CHECKING:
     from batchq.jobs import Progress
-
-_NANO = 1_000_000_000
-_MOST = 1_000_000_000
 
 
 class Dollars(click.ParamType[int]):
@@ -28,15 +26,9 @@ class Dollars(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            amount = Decimal(str(value).strip().removeprefix("$"))
-        except InvalidOperation:
-            self.fail(f"{value!r} is not an amount of dollars; write 5 or 0.50", param, ctx)
-        if not amount.is_finite() or not 0 < amount <= _MOST:
-            self.fail(f"{value!r} is not an amount between 0 and {_MOST:,} dollars", param, ctx)
-        nano = round(amount * _NANO)
-        if not nano:
-            self.fail(f"{value!r} is less than a billionth of a dollar", param, ctx)
-        return nano
+            return nano_dollars(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 DOLLARS = Dollars()

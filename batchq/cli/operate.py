@@ -132,8 +132,6 @@ async def _reopen_all(location: str) -> int:
 
 
 def _refuse_cancelled(batch: Batch, db: str | None) -> None:
-    from batchq.errors import UsageError
-    from batchq.jobs import BatchState
+    from batchq.operating import refuse_cancelled
 
-    if batch.state is BatchState.CANCELLED:
-        raise UsageError(f"{batch.name} was cancelled; {command_line('retry', batch.name, db=db)} revives it")
+    refuse_cancelled(batch, command_line("retry", batch.name, db=db))

@@ -14,7 +14,6 @@ from batchq.display.text import one_line, plural
 
 if TYPE_CHECKING:
     from batchq.jobs import Batch
-    from batchq.store import Store
 
 _SHOWN_BATCHES = 10
 
@@ -46,35 +45,22 @@ def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool,
 
 
 async def _choose(location: str, name: str | None, older_than: float | None, *, force: bool) -> list[Batch]:
-    from batchq.errors import UsageError
-    from batchq.jobs import BatchState
+    from batchq.operating import find_purgeable
     from batchq.store import open_store
 
     async with await open_store(location) as store:
         if name is None:
             return await store.finished_before(round((older_than or 0) * 1000))
-        progress = await store.progress(name)
-        half_gone = progress.batch.state is BatchState.PURGING
-        if not (progress.finished or half_gone or force):
-            raise UsageError(
-                f"{name} has {plural(progress.counts.live, 'unfinished job')} or is not complete;"
-                " cancel it first, or delete it all the same with --force"
-            )
-        return [progress.batch]
+        return [await find_purgeable(store, name, force=force)]
 
 
 async def _purge(location: str, chosen: list[Batch]) -> None:
+    from batchq.operating import purge
     from batchq.store import open_store
 
     async with await open_store(location) as store:
         for batch in chosen:
-            await _purge_batch(store, batch)
-
-
-async def _purge_batch(store: Store, batch: Batch) -> None:
-    if not (await store.progress(batch.name)).finished:
-        await store.cancel(batch)  # so that nobody claims what is about to go
-    await store.purge(batch)
+            await purge(store, batch)
 
 
 def _confirmed(question: str) -> bool:

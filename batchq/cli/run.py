@@ -39,8 +39,8 @@ from batchq.display.messages import say
 from batchq.display.text import plural
 
 if TYPE_CHECKING:
+    from batchq.collecting import Collected, Output
     from batchq.config import Settings
-    from batchq.coordinator import Collected
     from batchq.discovery import FoundWorker
     from batchq.generations import Synchronised
     from batchq.jobs import Batch, NewBatch
@@ -99,7 +99,7 @@ def run(
 
     Where INPUT has changed, only what is new in it is asked.
     """
-    from batchq.coordinator import check_output
+    from batchq.collecting import Output, check_output
     from batchq.process import run_event_loop
     from batchq.runner import RunnerOptions
 
@@ -110,7 +110,7 @@ def run(
     settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
     for target in outs:
         _spare(target, path, asked.skip_bad)
-        check_output(target, overwrite=force, database=database_path(settings))
+        check_output(Output(target, with_prompt=with_prompt), overwrite=force, database=database_path(settings))
     endpoint = settings.require_endpoint(asked.endpoint)
     workers = _ready_workers(asked.worker, endpoint)
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
@@ -124,8 +124,9 @@ def run(
         return code
     codes = []
     for target, found in zip(outs, work.batches, strict=True):
-        collected = run_event_loop(partial(_write, settings, found.name, target, with_prompt=with_prompt))
-        report(collected, target, db)
+        output = Output(target, with_prompt=with_prompt)
+        collected = run_event_loop(partial(_write, settings, found.name, output))
+        report(collected, output, db)
         codes.append(exit_code(collected, strict=strict))
     return max(codes)
 
@@ -252,8 +253,8 @@ def _tell(found: Synchronised, store: Store) -> None:
         say(f"batchq: {name}, which had other rows, is cancelled: {done.batch.name} takes its place")
 
 
-async def _write(settings: Settings, name: str, out: Path, *, with_prompt: bool) -> Collected:
-    from batchq.coordinator import write_results
+async def _write(settings: Settings, name: str, output: Output) -> Collected:
+    from batchq.collecting import write_results
     from batchq.errors import CannotGoOn
     from batchq.store import open_store
     from batchq.waiting import why_waiting
@@ -263,4 +264,4 @@ async def _write(settings: Settings, name: str, out: Path, *, with_prompt: bool)
         if not progress.finished:
             why = why_waiting(progress, store.location) or "run it again to go on with it"
             raise CannotGoOn(f"{name} has {plural(progress.counts.live, 'unfinished job')}: {why}")
-        return await write_results(store, name, out, with_prompt=with_prompt)
+        return await write_results(store, name, output)

@@ -35,16 +35,11 @@ def show(name: str, position: int, *, db: str | None, as_json: bool) -> None:
 
 
 async def _read(location: str, name: str, position: int) -> tuple[Result, list[Attempt]]:
-    from batchq.errors import UsageError
+    from batchq.operating import find_job
     from batchq.store import open_store
 
     async with await open_store(location) as store:
-        batch = await store.batch(name)
-        found = await store.job(batch, position)
-        if found is None:
-            held = f"its positions are 0 to {batch.size - 1}" if batch.size else "it has no jobs"
-            raise UsageError(f"{name} has no position {position}: {held}")
-        return found
+        return await find_job(store, name, position)
 
 
 def _lines(name: str, job: Result, attempts: list[Attempt]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from batchq.jobs import Batch
     from batchq.runner import RunnerOptions
     from batchq.store import Store
-    from batchq.worker import Endpoint
 
 MIN_LEASE_SECONDS = 1.0
 _SHOWN_BATCHES = 10
@@ -103,7 +103,7 @@ async def _serve(
 ) -> int:
     from dataclasses import replace
 
-    from batchq.process import gather_endpoints, run_until_signalled
+    from batchq.process import check_keys, gather_endpoints, run_until_signalled
     from batchq.runner import Runner
     from batchq.store import open_store
 
@@ -113,7 +113,8 @@ async def _serve(
         if names:
             options = replace(options, batch_ids=frozenset([(await store.batch(name)).id for name in names]))
         await _announce(voice, store, settings, workers, options)
-        await _check_keys(store, workers, endpoints, options)
+        advice = partial(_advise, workers)
+        await check_keys(store, workers, endpoints, options.batch_ids, advice=advice)
         runner = Runner(store, workers, endpoints, options)
         return await run_until_signalled(runner, voice.say)
 
@@ -122,8 +123,10 @@ async def _announce(
     voice: Voice, store: Store, settings: Settings, workers: dict[str, FoundWorker], options: RunnerOptions
 ) -> None:
     """Say where this process works, what it will serve, with counts, and what it leaves alone, and why."""
+    from batchq.process import live_batches
+
     voice.serving(store.location, options.concurrency, list(workers))
-    live = await _live_batches(store, options)
+    live = await live_batches(store, options.batch_ids)
     problems = {batch.id: _why_not(batch, settings, workers) for batch in live}
     served = [batch for batch in live if problems[batch.id] is None]
     left_alone = [(batch, why) for batch in live if (why := problems[batch.id]) is not None]
@@ -139,30 +142,10 @@ async def _announce(
         voice.empty(waiting=not options.until_empty)
 
 
-async def _live_batches(store: Store, options: RunnerOptions) -> list[Batch]:
-    """Return the unfinished batches that this process was asked to serve."""
-    left = await store.unfinished()
-    return [found.batch for found in left.live if options.batch_ids is None or found.batch.id in options.batch_ids]
-
-
-async def _check_keys(
-    store: Store, workers: dict[str, FoundWorker], endpoints: dict[str, Endpoint], options: RunnerOptions
-) -> None:
-    """Raise ConfigurationError, before anything is claimed, if a batch that waits needs a key that is not there."""
-    from batchq.errors import ConfigurationError
-
-    for batch in await _live_batches(store, options):
-        worker, endpoint = workers.get(batch.worker), endpoints.get(batch.endpoint)
-        if worker is None or endpoint is None or batch.state != "open":
-            continue
-        try:
-            worker.check(endpoint)
-        except ConfigurationError as error:
-            others = [f"--worker {name}" for name in workers if name != batch.worker][:1]
-            ways = " or ".join([*others, "--batch NAME"])
-            raise ConfigurationError(
-                f"batch {batch.name!r} can't run: {error}; to serve other batches without it: {ways}"
-            ) from error
+def _advise(workers: dict[str, FoundWorker], batch: Batch) -> str:
+    """Say how to serve other batches than the one that can't run."""
+    others = [f"--worker {name}" for name in workers if name != batch.worker][:1]
+    return f"; to serve other batches without it: {' or '.join([*others, '--batch NAME'])}"
 
 
 def _why_not(batch: Batch, settings: Settings, workers: dict[str, FoundWorker]) -> str | None:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from batchq.database.refusal import BUSY_CODES, code_of, translate
 from batchq.errors import ConfigurationError, DatabaseUnavailable, NoDatabase, NotABatchqDatabase, SchemaMismatch
-from batchq.schema import APPLICATION_ID, SCHEMA_VERSION, meta, metadata
+from batchq.schema import APPLICATION_ID, REMOVED, SCHEMA_VERSION, meta, metadata
 
 _PRAGMAS = (
     "synchronous=FULL",
@@ -67,6 +67,8 @@ def check_version(path: Path, version: str | None) -> None:
     """Raise SchemaMismatch unless the schema is the one that this batchq knows."""
     if version == str(SCHEMA_VERSION):
         return
+    if version == REMOVED:
+        raise DatabaseUnavailable(f"{path} was empty and is being removed by another process: run this again")
     if version is not None and int(version) > SCHEMA_VERSION:
         raise SchemaMismatch(
             f"{path} was made by a newer batchq (schema {version}, this one knows {SCHEMA_VERSION}); upgrade batchq"

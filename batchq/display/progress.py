@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from batchq.coordinator import Pace
-    from batchq.jobs import Progress
+    from batchq.jobs import ErrorGroup, Progress
 
 LINE_SECONDS = 5.0
 QUIET_LINE_SECONDS = 60.0
@@ -25,16 +25,20 @@ WHY_SECONDS = 1.0
 
 
 @contextmanager
-def show_progress(database: str) -> Iterator[Callable[[Progress], None]]:
-    """Show what the function that this yields is given; `database` is named in suggested commands."""
-    if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
-        yield _Lines(database).update
+def show_progress(database: str, *, every: int | None = None) -> Iterator[Callable[[Progress], None]]:
+    """Show what the function that this yields is given; `database` is named in suggested commands.
+
+    A bar on a terminal and in a notebook; elsewhere a line every few seconds, or for every so many jobs that ended.
+    """
+    in_notebook = "ipykernel" in sys.modules and every is not None
+    if not in_notebook and (not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb"):
+        yield (_Lines(database) if every is None else _CountedLines(database, every)).update
         return
     from rich.console import Console
     from rich.live import Live
 
     bar = _Bar(database)
-    console = Console(stderr=True)
+    console = Console(stderr=not in_notebook)
     # While this is live `sys.stderr` is its own: what anybody writes there (`say`, the log) appears above the
     # bar, and the bar is gone when this ends, so that it stands in nobody's way.
     with Live(bar, console=console, refresh_per_second=8, transient=True, redirect_stdout=False, redirect_stderr=True):
@@ -91,6 +95,27 @@ class _Lines(_View):
         say(f"batchq: {summary_line(progress, self.pace)}" + (f"; waiting: {self.why}" if self.why else ""))
 
 
+class _CountedLines(_View):
+    """A plain line for every so many jobs that ended, and when something keeps the rest."""
+
+    def __init__(self, database: str, every: int) -> None:
+        super().__init__(database)
+        self._every = every
+        self._told = 0
+        self._why_told: str | None = None
+
+    def update(self, progress: Progress) -> None:
+        first = self.progress is None
+        super().update(progress)
+        steps = progress.counts.final // self._every if self._every > 0 else 0
+        news = steps != self._told and not first
+        if progress.finished or not (news or (self.why is not None and self.why != self._why_told)):
+            self._told = steps if first else self._told
+            return
+        self._told, self._why_told = steps, self.why
+        say(f"batchq: {summary_line(progress, self.pace)}" + (f"; waiting: {self.why}" if self.why else ""))
+
+
 class _Bar(_View):
     """A renderable for rich: bar, numbers, and a second line that says why nothing moves."""
 
@@ -136,3 +161,23 @@ def numbers(progress: Progress, pace: Pace) -> str:
     if progress.cost:
         parts.append(told_cost(progress))
     return ", ".join(parts)
+
+
+def outcome_lines(progress: Progress, errors: Sequence[ErrorGroup]) -> list[str]:
+    """Return how a batch ended: its numbers, and each class of error with an example."""
+    counts, usage = progress.counts, progress.usage
+    parts = [f"{counts.done:,} done"]
+    parts += [
+        f"{count:,} {what}"
+        for count, what in ((counts.failed, "failed"), (counts.cancelled, "cancelled"), (counts.live, "not finished"))
+        if count
+    ]
+    if usage.input_tokens or usage.output_tokens:
+        parts.append(f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out")
+    if progress.cost:
+        parts.append(told_cost(progress))
+    lines = [f"batchq: {one_line(progress.batch.name, 60)}: {', '.join(parts)}"]
+    for group in errors:
+        example = f"position {group.example_position}: {one_line(group.example)}"
+        lines.append(f"  {group.count:,} with {group.error_class}, e.g. {example}")
+    return lines

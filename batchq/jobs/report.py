@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
-from batchq.jobs.batch import Batch, JobState
+from batchq.jobs.batch import Batch, JobState, Json
 from batchq.jobs.outcome import Usage
 
 
@@ -36,6 +38,16 @@ class Result:
     status: int | None = None
     finished_at: int | None = None
     leader: int | None = None
+
+    @property
+    def value(self) -> Json:
+        """The answer itself; None where there is none."""
+        return None if self.result is None else cast("Json", json.loads(self.result))
+
+    @property
+    def prompt(self) -> Json:
+        """What was asked, as the input had it; None where it was not read along."""
+        return None if self.payload is None else cast("Json", json.loads(self.payload))
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,6 +312,14 @@ class Store:
             removed += count
         return removed
 
+    async def give_up(self) -> bool:
+        """Make a queue without batches and without live runners unusable, so that its file can be removed.
+
+        False where there is something in it. Whoever has opened it meanwhile is refused, and writes nothing that
+        would be lost with the file.
+        """
+        return await self._write(operate.give_up)
+
     async def _finish_cancel(self, batch: Batch) -> int:
         moved = 0
         while count := await self._write(partial(operate.cancel_chunk, batch_id=batch.id)):

@@ -9,10 +9,11 @@ from sqlalchemy import and_, delete, func, literal_column, or_, select, update
 from batchq.database import Transaction
 from batchq.database.dialect import json_list
 from batchq.jobs import Batch, BatchState
-from batchq.schema import CLAIMABLE, attempts, batches, jobs, tallies
+from batchq.schema import CLAIMABLE, REMOVED, attempts, batches, jobs, meta, tallies
 from batchq.store.find import INFLIGHT, PENDING, batch_from
 from batchq.store.lanes import reopen
 from batchq.store.log import log_taken_away
+from batchq.store.runners import read_runners
 from batchq.store.tally import PRODUCER, Tally
 
 CHUNK_ROWS = 2_000
@@ -122,6 +123,16 @@ def purge_chunk(tx: Transaction, batch_id: int) -> int:
         tx.connection.execute(delete(tallies).where(tallies.c.batch_id == batch_id))
         tx.connection.execute(delete(batches).where(batches.c.id == batch_id))
     return removed
+
+
+def give_up(tx: Transaction) -> bool:
+    """Mark a queue as removed if it has no batch and no runner is at work on it."""
+    if tx.connection.execute(select(batches.c.id).limit(1)).first() is not None:
+        return False
+    if any(runner.live for runner in read_runners(tx)):
+        return False
+    tx.connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=REMOVED))
+    return True
 
 
 def _move(tx: Transaction, batch_id: int, source: BatchState, target: BatchState) -> None:

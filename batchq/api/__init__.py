@@ -1,0 +1,1 @@
+"""The library: what scripts, notebooks and applications call."""

@@ -1,0 +1,64 @@
+"""`export_jsonl`: the answers of a batch as JSON Lines, three fields each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from batchq.api.answers import shown_prompt
+from batchq.api.call import DB_URL_DEFAULT
+from batchq.config import load_settings
+from batchq.errors import UnknownBatch
+from batchq.formats import AtomicFile, refuse_queue
+from batchq.jobs import Batch, Json, Result
+from batchq.request import encode
+from batchq.store import Store, open_store
+
+_PAGE_ROWS = 500
+
+
+async def export_jsonl(db_url: str | None = DB_URL_DEFAULT, *, out: str | Path, batch: str | None = None) -> int:
+    """Write `idx`, `prompt` and `result` of each job of a batch, in order; return how many rows there are.
+
+    `batch` is the newest one where it is not named. `result` is null for what has no answer, with the reason in
+    `error`. The file appears whole or not at all. Raises NoDatabase, UnknownBatch.
+    """
+    settings = load_settings(db=None if db_url == DB_URL_DEFAULT else db_url)
+    target = Path(out)
+    async with await open_store(settings.db) as store:
+        refuse_queue(target, Path(store.location))
+        return await _write(store, await _chosen(store, batch), target)
+
+
+async def _chosen(store: Store, name: str | None) -> Batch:
+    if name is not None:
+        return await store.batch(name)
+    batches = await store.batches()
+    if not batches:
+        raise UnknownBatch(f"there is no batch in {store.location}: nothing was enqueued, or all of it was purged")
+    return batches[0]
+
+
+async def _write(store: Store, batch: Batch, target: Path) -> int:
+    count = 0
+    lines: list[str] = []
+    with AtomicFile(target) as file:
+        async for result in store.results(batch, with_prompt=True, page_rows=_PAGE_ROWS):
+            count += 1
+            lines.append(encode(_row(result)))
+            if len(lines) == _PAGE_ROWS:
+                file.write("\n".join(lines) + "\n")
+                lines.clear()
+        file.write("".join(line + "\n" for line in lines))
+    return count
+
+
+def _row(result: Result) -> dict[str, Json]:
+    row: dict[str, Json] = {
+        "idx": result.position,
+        "prompt": None if result.payload is None else shown_prompt(json.loads(result.payload)),
+        "result": None if result.result is None else json.loads(result.result),
+    }
+    if result.error_class is not None:
+        row["error"] = f"{result.error_class}: {result.error}" if result.error else result.error_class
+    return row

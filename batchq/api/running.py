@@ -1,0 +1,84 @@
+"""Runs the batch of a call in this process, beside any other that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from batchq.api.call import Ready
+from batchq.coordinator import wait_until_finished
+from batchq.display.messages import say
+from batchq.display.progress import outcome_lines, show_progress
+from batchq.display.text import plural
+from batchq.errors import CannotGoOn
+from batchq.generations import Synchronised
+from batchq.jobs import Progress
+from batchq.process import beside
+from batchq.runner import Runner, RunnerOptions
+from batchq.store import Store
+from batchq.waiting import command_for, why_waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a person sees of a call: nothing unless `verbose`; a line for every so many answers where no bar can be."""
+
+    verbose: bool
+    every: int
+
+
+async def run_batch(store: Store, ready: Ready, found: Synchronised, shown: Shown) -> Progress:
+    """Work until every job of the batch has ended, here or elsewhere; show how far it is.
+
+    Raises CannotGoOn where what is left can't run until somebody acts, ConfigurationError where the worker
+    can't be opened. Everything is kept then. A cancellation gives back what runs.
+    """
+    name = found.batch.name
+    runner = make_runner(store, ready, found)
+    with progress_of(store, found, shown) as update:
+
+        async def watch() -> None:
+            await wait_until_finished(store, name, on_progress=update)
+
+        try:
+            await beside(runner.run, watch)
+        except CannotGoOn as error:
+            raise CannotGoOn(f"{error}; {kept(store, name)}") from error
+    progress = await store.progress(name)
+    if not progress.finished:
+        why = why_waiting(progress, store.location) or "somebody has changed it meanwhile"
+        left = plural(progress.counts.live, "unfinished job")
+        raise CannotGoOn(f"{name} has {left}: {why}; {kept(store, name)}")
+    if shown.verbose:
+        for line in outcome_lines(progress, await store.errors(found.batch)):
+            say(line)
+    return progress
+
+
+def make_runner(store: Store, ready: Ready, found: Synchronised) -> Runner:
+    """Return the runner of a call, which serves its batch alone."""
+    options = RunnerOptions(ready.call.concurrency, until_empty=True, batch_ids=frozenset([found.batch.id]))
+    return Runner(store, {ready.worker.name: ready.worker}, {ready.endpoint.name: ready.endpoint}, options)
+
+
+@contextmanager
+def progress_of(store: Store, found: Synchronised, shown: Shown) -> Iterator[Callable[[Progress], None]]:
+    """Say which batch it is and how to look at it; then show what the function that this yields is given."""
+    if not shown.verbose:
+        yield lambda _progress: None
+        return
+    name, done = found.batch.name, found.enqueued
+    parts = [plural(done.total, "prompt")]
+    parts += [f"{done.skipped:,} there already"] if done.skipped else []
+    parts += [f"{plural(done.followers, 'duplicate')} of others"] if done.followers else []
+    parts += [f"{plural(done.reused, 'answer')} taken over from before"] if done.reused else []
+    parts += [f"{found.retried:,} failed ones tried again"] if found.retried else []
+    say(f"batchq: {name}: {', '.join(parts)}; to look at it: {command_for('status', store.location, name)}")
+    with show_progress(store.location, every=shown.every) as update:
+        yield update
+
+
+def kept(store: Store, name: str) -> str:
+    """Say that nothing is lost, and how to see it."""
+    return f"all that is done is kept: run this again, or look at it with {command_for('status', store.location, name)}"
