@@ -40,6 +40,11 @@ def output_options(command: F) -> F:
     return command
 
 
+def output_options_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what `output_of` wants out of a command's options."""
+    return {name: options.pop(name) for name in ("output_format", "with_prompt", "with_input", "errors")}
+
+
 def output_of(
     out: Path | None,
     *,

@@ -24,6 +24,7 @@ from batchq.cli.options import (
     db_option,
     settings_of,
 )
+from batchq.cli.output_options import output_of, output_options, output_options_of
 from batchq.cli.request_options import (
     Asked,
     batch_name,
@@ -68,7 +69,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
 @click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
 @click.option("--drain-timeout", type=DURATION, default="120s", show_default=True, help="Time to finish after Ctrl-C.")
-@click.option("--with-prompt", is_flag=True, help="Put each prompt beside its result.")
+@output_options
 @click.option("--strict", is_flag=True, help="Exit with 3 if any job failed or was cancelled.")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it does not hold results.")
 @request_options
@@ -85,7 +86,6 @@ def run(
     api_key_file: Path | None,
     lease: float,
     drain_timeout: float,
-    with_prompt: bool,
     strict: bool,
     force: bool,
     db: str | None,
@@ -99,18 +99,18 @@ def run(
 
     Where INPUT has changed, only what is new in it is asked.
     """
-    from batchq.collecting import Output, check_output
+    from batchq.collecting import check_output
     from batchq.process import run_event_loop
     from batchq.runner import RunnerOptions
 
-    limits = asked_limits(options)
+    limits, shape = asked_limits(options), output_options_of(options)
     asked, path = Asked(**options), None if source == "-" else Path(source)
-    outs = _outs(out, asked.models)
+    outputs = _outputs(out, asked, shape)
     name = checked_name(batch, path)
     settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
-    for target in outs:
-        _spare(target, path, asked.skip_bad)
-        check_output(Output(target, with_prompt=with_prompt), overwrite=force, database=database_path(settings))
+    for output in outputs:
+        _spare(output, path, asked.skip_bad)
+        check_output(output, overwrite=force, database=database_path(settings))
     endpoint = settings.require_endpoint(asked.endpoint)
     workers = _ready_workers(asked.worker, endpoint)
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
@@ -123,25 +123,41 @@ def run(
             say(f"batchq: {found.name} is kept as it is; the same command goes on with it")
         return code
     codes = []
-    for target, found in zip(outs, work.batches, strict=True):
-        output = Output(target, with_prompt=with_prompt)
+    for output, found in zip(outputs, work.batches, strict=True):
         collected = run_event_loop(partial(_write, settings, found.name, output))
         report(collected, output, db)
         codes.append(exit_code(collected, strict=strict))
     return max(codes)
 
 
-def _outs(out: Path, models: tuple[str, ...]) -> list[Path]:
-    """Return the file of each model's answers."""
+def _outputs(out: Path, asked: Asked, shape: dict[str, Any]) -> list[Output]:
+    """Return the output of each model's answers."""
+    from batchq.formats import ReadOptions
+
+    if shape["with_input"] is not None and (asked.limit is not None or asked.sample is not None):
+        raise click.UsageError("--with-input joins all rows of the input: leave out --limit and --sample")
+    read = ReadOptions(asked.input_format, id_field=asked.id_field)
+    errors = shape.pop("errors")
+    outs = _for_models(out, asked.models, "-o")
+    aside = [None] * len(outs) if errors is None else _for_models(errors, asked.models, "--errors")
+    return [output_of(target, errors=failed, read=read, **shape) for target, failed in zip(outs, aside, strict=True)]
+
+
+def _for_models(out: Path, models: tuple[str, ...], flag: str) -> list[Path]:
+    """Return the file for each model: {model} in the name stands for it."""
     chosen = list(dict.fromkeys(models))
     if len(chosen) > 1 and _MODEL not in out.name:
         raise click.UsageError(
-            f"several models need several files: put {_MODEL} into the name, e.g. -o {out.stem}-{_MODEL}{out.suffix}"
+            f"several models need several files: put {_MODEL} into the name,"
+            f" e.g. {flag} {out.stem}-{_MODEL}{out.suffix}"
         )
     if _MODEL in out.name and not chosen:
         raise click.UsageError(f"{_MODEL} in the name of the file stands for --model, which is not given")
     names = [_NOT_IN_NAMES.sub("_", model) for model in chosen]
-    return [out.with_name(out.name.replace(_MODEL, name)) for name in names] or [out]
+    found = [out.with_name(out.name.replace(_MODEL, name)) for name in names] or [out]
+    if len(set(found)) < len(found):
+        raise click.UsageError(f"two of the models have the same name in {out}: run them one by one")
+    return found
 
 
 def _named(new: NewBatch, stem: str, models: tuple[str, ...], *, given: bool) -> NewBatch:
@@ -163,14 +179,15 @@ def _ready_workers(reference: str, endpoint: Endpoint) -> dict[str, FoundWorker]
     return workers
 
 
-def _spare(out: Path, source: Path | None, skip_bad: Path | None) -> None:
+def _spare(output: Output, source: Path | None, skip_bad: Path | None) -> None:
     """Raise a usage error where the results would replace the input, or the bad rows that were set aside."""
     from batchq.formats import same_file
 
-    if source is not None and same_file(out, source):
-        raise click.UsageError(f"{out} is the input itself: name another file with -o")
-    if skip_bad is not None and same_file(out, skip_bad):
-        raise click.UsageError(f"{out} can't hold both the results (-o) and the bad rows (--skip-bad)")
+    for out, flag in ((output.path, "-o"), (output.errors, "--errors")):
+        if out is not None and source is not None and same_file(out, source):
+            raise click.UsageError(f"{out} is the input itself: name another file with {flag}")
+        if out is not None and skip_bad is not None and same_file(out, skip_bad):
+            raise click.UsageError(f"{out} can't hold both the results ({flag}) and the bad rows (--skip-bad)")
 
 
 @dataclass(slots=True)
