@@ -129,7 +129,8 @@ async def _supersede(store: Store, generations: Sequence[Batch]) -> tuple[str, .
         if generation.state in {BatchState.PURGING, BatchState.CANCELLED}:
             continue
         progress = await store.progress(generation.name)
-        if progress.finished or progress.enqueueing or is_used(generation, progress.runners):
+        at_work = progress.enqueueing or progress.starting or is_used(generation, progress.runners)
+        if progress.finished or at_work:
             continue
         await store.cancel(generation)
         superseded.append(generation.name)

@@ -27,8 +27,9 @@ def name_of(worker: object) -> str | None:
 
     A name leads to its worker wherever the module's variables do: `script.py:asker` may be an object or a `Plugin`,
     `script.py:asker.method` its method. Where they don't, a `Plugin` goes by its `name`, which may be None, a callable
-    object by its class, and a function with its line, or in a notebook, where each cell has a line 1, with 8 hex
-    digits of its text. A `functools.partial` is its function with 8 hex digits of the arguments.
+    object by its class, and a function with its line (in a notebook, where each cell has a line 1, 8 hex digits of
+    its text) and 8 hex digits of the strings and numbers that it has taken along. A `functools.partial` is its
+    function with 8 hex digits of the arguments.
     Raises ConfigurationError for arguments that JSON can't hold.
     """
     if isinstance(worker, functools.partial):
@@ -83,10 +84,35 @@ def _definition_of(worker: object, module: str) -> str:
     says_enough = "<" not in qualname and (not is_function or inspect.ismethod(worker) or module not in sys.modules)
     if says_enough or not isinstance(code, CodeType):
         return place
+    told = str(code.co_firstlineno)
     if _reference(module) == NOTEBOOK:
         with suppress(OSError):
-            return f"{place}:{_digest(inspect.getsource(code))}"
-    return f"{place}:{code.co_firstlineno}"
+            told = _digest(inspect.getsource(code))
+    captured = _captured(function)
+    return f"{place}:{told}:{_digest(captured)}" if captured else f"{place}:{told}"
+
+
+def _captured(function: object) -> str:
+    """Return the plain values that a nested function has taken along: with others it gives other answers.
+
+    What is no plain value, like a client or a list that grows, is left out: it would never be the same again.
+    """
+    code = cast("CodeType", getattr(function, "__code__", None))
+    cells = getattr(function, "__closure__", None) or ()
+    taken: dict[str, Json] = {}
+    for name, cell in zip(code.co_freevars, cells, strict=True):
+        with suppress(ValueError):  # a cell that is still empty
+            taken[name] = cell.cell_contents
+    values = {name: value for name, value in taken.items() if isinstance(value, str | int | float)}
+    defaults = [
+        value for value in getattr(function, "__defaults__", None) or () if isinstance(value, str | int | float)
+    ]
+    named = getattr(function, "__kwdefaults__", None) or {}
+    values |= {name: value for name, value in named.items() if isinstance(value, str | int | float)}
+    try:
+        return canonical(cast("Json", [values, defaults])) if values or defaults else ""
+    except ValueError:  # NaN
+        return repr((sorted(values.items()), defaults))
 
 
 def _module(found: object) -> str:

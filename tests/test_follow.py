@@ -272,7 +272,7 @@ def test_a_follower_that_is_killed_in_the_middle_of_a_line_loses_and_doubles_not
         follower = place.start("collect", "demo", "-o", "out.jsonl", "--follow")
         size = 0
         for _ in range(3):
-            wait_for(lambda: out.exists() and out.stat().st_size > size + 2_000, "the file to grow")
+            wait_for(lambda least=size + 2_000: out.exists() and out.stat().st_size > least, "the file to grow")
             follower.kill()
             follower.wait(10)
             size = out.stat().st_size

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import uuid
 
 import pytest
 from completing import end_jobs, fail_odd, rows_of, with_store, write_lines
@@ -31,7 +32,16 @@ def prompts(tmp_path):
 
 def sync(database, path, rows, new=BATCH, **wishes):
     with survey_input(write_lines(path, rows), ReadOptions()) as survey:
-        return with_store(database, lambda store: synchronise(store, survey, new, Wishes(**wishes)))
+        return with_store(database, lambda store: run_and_leave(store, survey, new, Wishes(**wishes)))
+
+
+async def run_and_leave(store, survey, new, wishes):
+    """Synchronise, start a runner for the batch, and end it before it did anything."""
+    found = await synchronise(store, survey, new, wishes)
+    runner = RunnerIdentity(uuid.uuid4().hex, "host", 1, 16, "echo", 60_000, batch_ids=frozenset([found.batch.id]))
+    await store.register(runner)
+    await store.retire(runner)
+    return found
 
 
 def answers(database, name):
@@ -145,6 +155,12 @@ def test_what_was_refused_is_not_asked_again_by_the_next_generation(database, pr
     assert changed.enqueued.reused == 1
     assert with_store(database, end_jobs) == 2
     assert answers(database, "b~2") == ["answer 0", "failed", "answer 2"]
+
+
+def test_a_batch_whose_runner_is_about_to_start_is_left_alone(database, prompts):
+    with survey_input(write_lines(prompts, ["a"]), ReadOptions()) as survey:
+        with_store(database, lambda store: synchronise(store, survey, BATCH, Wishes()))
+    assert sync(database, prompts, ["x"]).superseded == ()
 
 
 def test_fresh_ignores_what_was_answered(database, prompts):

@@ -189,3 +189,15 @@ def test_lambdas_of_different_cells_of_a_notebook_are_told_apart(tmp_path):
     assert (ask, mine) == ("notebook:ask", "notebook:mine")
     assert upper == again != lower
     assert upper.startswith("notebook:<lambda>:")
+
+
+def test_nested_functions_that_took_other_values_along_are_other_workers():
+    def make(model, client=None):
+        async def ask(prompt, *, temperature=0.5):
+            return model, client, temperature
+
+        return ask
+
+    assert name_of(make("a")) == name_of(make("a", object()))
+    assert name_of(make("a")) != name_of(make("b"))
+    assert name_of(lambda p, n=1: p) != name_of(lambda p, n=2: p)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -428,7 +431,7 @@ def test_collected_twice_the_bytes_are_the_same(database, tmp_path, output_forma
     once = path.read_bytes()
     assert len(records(path, output_format)) == 8
     if output_format == "txt":
-        with pytest.raises(UsageError, match="plain text never tells.*--force"):
+        with pytest.raises(UsageError, match=r"plain text never tells.*--force"):
             check_output(output)
         with_store(database, lambda store: write_results(store, "demo", output))
     else:
@@ -586,3 +589,10 @@ def test_columns_of_the_input_never_hide_those_of_batchq():
     assert layout.suffix() == "_3"
     assert layout.adds_id
     assert Layout(BATCH, columns=(Column("text", "text"),)).suffix() == ""
+
+
+def test_parquet_goes_through_a_pipe(database):
+    command = [sys.executable, "-m", "batchq", "collect", "demo", "--format", "parquet", "--db", str(database)]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
+    assert pq.read_table(io.BytesIO(done.stdout))["position"].to_pylist() == list(range(8))
+    assert done.stderr.startswith(b"batchq: demo: 6 done, 2 failed")

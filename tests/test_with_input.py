@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import decimal
 import json
 import math
+import sqlite3
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from completing import end_jobs, fail_odd, rows_of, with_store, write_lines
+from completing import end_jobs, fail_odd, with_store, write_lines
 from processes import bench
 
 from batchq.cli.commands import batchq
@@ -69,13 +71,9 @@ def write_csv(path: str, *rows: list[str]) -> None:
 
 
 def keys(name: str) -> list[str]:
-    return [
-        row[0]
-        for row in rows_of(
-            "runs.db",
-            f"key FROM jobs WHERE batch_id = (SELECT id FROM batches WHERE name = '{name}') ORDER BY position --",
-        )
-    ]
+    query = "SELECT key FROM jobs JOIN batches ON batches.id = batch_id WHERE name = ? ORDER BY position"
+    with closing(sqlite3.connect("runs.db")) as database:
+        return [key for (key,) in database.execute(query, (name,))]
 
 
 def check_same_keys(source: str, out: str, *options: str) -> None:
@@ -209,17 +207,20 @@ def test_fields_of_json_lines_become_columns():
 
 
 def test_columns_of_parquet_stay_what_they_are():
-    moment = datetime.datetime(2026, 11, 24, 12, 30, 1, 5, tzinfo=datetime.UTC)
+    moment = dt.datetime(2026, 11, 24, 12, 30, 1, 5, tzinfo=dt.UTC)
     columns = {
         "prompt": pa.array(["a", "b"]),
         "small": pa.array([1, None], pa.int16()),
         "real": pa.array([math.nan, math.inf], pa.float32()),
         "kind": pa.array(["x", "y"]).dictionary_encode(),
         "when": pa.array([moment, None], pa.timestamp("ns", "UTC")),
-        "day": pa.array([datetime.date(2026, 1, 2), None]),
+        "day": pa.array([dt.date(2026, 1, 2), None]),
         "price": pa.array([decimal.Decimal("1.50"), None], pa.decimal128(10, 2)),
         "nested": pa.array([{"a": [1, 2]}, None]),
         "raw": pa.array([b"\xff\x00", None]),
+        "image": pa.array([{"bytes": b"\xff", "path": None}, None]),
+        "hour": pa.array([dt.time(12, 30), None]),
+        "large": pa.array(["x", None], pa.large_string()),
     }
     pq.write_table(pa.table(columns), "in.parquet")
     enqueue("in.parquet")
@@ -227,7 +228,7 @@ def test_columns_of_parquet_stay_what_they_are():
     collect(Output(Path("out.parquet"), with_input=Path("in.parquet")))
     table = pq.read_table("out.parquet")
     given = pa.table(columns)
-    for name in ("prompt", "small", "when", "day", "price", "nested"):
+    for name in ("prompt", "small", "when", "day", "price", "nested", "large"):
         assert table[name].type == given[name].type, name
         assert table[name].to_pylist() == given[name].to_pylist()
     assert math.isnan(table["real"][0].as_py())
@@ -235,6 +236,8 @@ def test_columns_of_parquet_stay_what_they_are():
     assert table["real"][1].as_py() == math.inf
     assert table["kind"].to_pylist() == ["x", "y"]
     assert table["raw"].to_pylist() == ["/wA=", None]
+    assert table["hour"].to_pylist() == ["12:30:00.000000", None]
+    assert json.loads(table["image"].to_pylist()[0]) == {"bytes": "/w==", "path": None}
     collect(Output(Path("out.jsonl"), with_input=Path("in.parquet")))
     first = lines_of("out.jsonl")[0]
     assert (first["real"], first["day"], first["price"], first["nested"]) == (None, "2026-01-02", "1.50", {"a": [1, 2]})

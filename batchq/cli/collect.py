@@ -57,7 +57,7 @@ def collect(
     db: str | None,
     **options: Any,  # noqa: ANN401
 ) -> int:
-    """Wait until the batch NAME is finished, then write every job in input order, one JSON line each.
+    """Wait until the batch NAME is finished, then write every job in input order: by default a JSON line each.
 
     \b
     batchq collect demo -o answers.jsonl

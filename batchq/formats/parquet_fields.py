@@ -39,7 +39,7 @@ def read_parquet_fields(path: Path, options: ReadOptions, on_columns: OnColumns)
                 for values in zip(*columns, strict=True):
                     line += 1
                     yield FieldRow(line, dict(zip(file.schema_arrow.names, values, strict=True)))
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read as Parquet: {' '.join(str(error).split())}") from None
 
 
@@ -57,9 +57,12 @@ def _plan(name: str, kind: ArrowType, arrow: ModuleType) -> _Plan:
         kind = cast_to = kind.value_type
     if _is_plain(kind, arrow.types):
         is_text = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
-        return _Plan(Column(name, "text" if is_text else "integer", kind), cast_to)
-    if _can_be_text(kind, arrow):
-        return _Plan(Column(name, "text", kind), arrow.string())
+        return _Plan(Column(name, "text" if is_text else "typed", kind), cast_to)
+    if arrow.types.is_temporal(kind) or arrow.types.is_decimal(kind):
+        if _casts(arrow, kind, arrow.string(), kind):
+            return _Plan(Column(name, "text", kind), arrow.string())
+        if _casts(arrow, kind, arrow.string()):
+            return _Plan(Column(name, "text"), arrow.string())
     return _Plan(Column(name, "json"), cast_to, opaque=True)
 
 
@@ -72,12 +75,12 @@ def _is_plain(kind: ArrowType, types: ModuleType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _can_be_text(kind: ArrowType, arrow: ModuleType) -> bool:
-    """Whether values of a type survive being written as text."""
-    if not (arrow.types.is_temporal(kind) or arrow.types.is_decimal(kind)):
-        return False
+def _casts(arrow: ModuleType, kind: ArrowType, *targets: ArrowType) -> bool:
+    """Whether pyarrow can turn values of a type into others, one after the other."""
+    column = arrow.array([], kind)
     try:
-        arrow.array([], kind).cast(arrow.string()).cast(kind)
+        for target in targets:
+            column = column.cast(target)
     except arrow.ArrowException:
         return False
     return True
@@ -93,8 +96,8 @@ def _values(column: ArrowType, plan: _Plan) -> list[Json]:
 def _opaque(value: object) -> str | None:
     if value is None:
         return None
-    return _in_base64(value) if isinstance(value, bytes) else json.dumps(value, default=_in_base64)
+    return json.dumps(value, default=_as_text) if isinstance(value, list | dict | tuple) else _as_text(value)
 
 
-def _in_base64(value: object) -> str:
+def _as_text(value: object) -> str:
     return b64encode(value).decode() if isinstance(value, bytes) else str(value)

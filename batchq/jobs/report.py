@@ -198,6 +198,11 @@ class Progress:
         return self.batch.has_spent(self.cost, self.priced, self.unpriced)
 
     @property
+    def starting(self) -> bool:
+        """Whether somebody has just completed it, and is about to run it."""
+        return self.batch.sealed_at is not None and self.batch.enqueue_until > self.now
+
+    @property
     def enqueueing(self) -> bool:
         """Whether a live `enqueue` is still adding rows."""
         return self.batch.sealed_at is None and self.batch.enqueue_until > self.now

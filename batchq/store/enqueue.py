@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import case, func, insert, or_, select, update
 
 from batchq.database import Transaction
 from batchq.errors import BatchConflict
@@ -16,6 +16,8 @@ from batchq.store.find import batch_from
 
 # How long a producer may be silent before a collector calls it dead.
 ENQUEUE_ALIVE_MS = 30_000
+# How long whoever completes a batch may take to start running it, before others may think that nobody wants it.
+STARTING_MS = 5_000
 
 _SHOWN = 120
 _GENERATION = re.compile(r"|~[1-9][0-9]*")
@@ -83,12 +85,9 @@ def _make_batch(tx: Transaction, new: NewBatch) -> None:
 
 
 def keep_alive(tx: Transaction, batch_id: int) -> None:
-    """Say that a producer is at work on a batch, if it is not complete."""
-    tx.connection.execute(
-        update(batches)
-        .where(batches.c.id == batch_id, batches.c.sealed_at.is_(None))
-        .values(enqueue_until=tx.now + ENQUEUE_ALIVE_MS)
-    )
+    """Say that somebody is at work on a batch: its producer, or who is about to run it."""
+    alive = case((batches.c.sealed_at.is_(None), ENQUEUE_ALIVE_MS), else_=STARTING_MS)
+    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(enqueue_until=tx.now + alive))
 
 
 def has_custom_ids(tx: Transaction, batch_id: int) -> bool | None:
@@ -104,7 +103,7 @@ def seal(tx: Transaction, batch_id: int) -> None:
     tx.connection.execute(
         update(batches)
         .where(batches.c.id == batch_id)
-        .values(sealed_at=func.coalesce(batches.c.sealed_at, tx.now), enqueue_until=tx.now)
+        .values(sealed_at=func.coalesce(batches.c.sealed_at, tx.now), enqueue_until=tx.now + STARTING_MS)
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.dialects import sqlite
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list
 from batchq.jobs import RunnerIdentity, RunnerInfo
-from batchq.schema import runners, tallies
+from batchq.schema import batches, runners, tallies
 from batchq.store.lanes import probe_now
 from batchq.store.tally import PRODUCER, fold
 
@@ -24,6 +24,7 @@ def register(tx: Transaction, runner: RunnerIdentity) -> None:
     """Add a runner that starts, fold those that are gone, and let halted lanes probe."""
     beat(tx, runner, 0)
     probe_now(tx)
+    _take_over(tx, runner)
     forgotten = runners.c.seen_at < tx.now - _KEEP_MS
     gone = select(runners.c.id).where(
         or_(
@@ -36,6 +37,14 @@ def register(tx: Transaction, runner: RunnerIdentity) -> None:
     for departed in tx.connection.execute(statement).scalars().all():
         fold(tx, departed)
     tx.connection.execute(delete(runners).where(forgotten))
+
+
+def _take_over(tx: Transaction, runner: RunnerIdentity) -> None:
+    """Stand for the batches that the runner was started for: nobody has to say any more that they are wanted."""
+    if runner.batch_ids:
+        started_for = and_(batches.c.id.in_(json_list("ids")), batches.c.sealed_at.is_not(None))
+        statement = update(batches).where(started_for).values(enqueue_until=tx.now)
+        tx.connection.execute(statement, {"ids": json.dumps(sorted(runner.batch_ids))})
 
 
 def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> int | None:

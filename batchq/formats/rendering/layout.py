@@ -16,14 +16,14 @@ _ADDED = frozenset({
     "cost", "finish_reason", "response",
 })  # fmt: skip
 
-Kind = Literal["text", "integer", "number", "boolean", "json"]
+Kind = Literal["text", "integer", "number", "boolean", "json", "typed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """A field that rows of the input have: its name, and what its values have in common.
 
-    `arrow_type` is its type where the input is Parquet.
+    `arrow_type` is its type where the input is Parquet; values that are `typed` are just what that says.
     """
 
     name: str

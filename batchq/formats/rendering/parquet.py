@@ -91,8 +91,8 @@ def _given_column(column: Column, arrow: ModuleType) -> _ParquetColumn:
         return _ParquetColumn(
             name, column.arrow_type or arrow.string(), True, lambda _entry, fields: _text(fields.get(name))
         )
-    types = {"integer": arrow.int64(), "number": arrow.float64(), "boolean": arrow.bool_()}
-    return _ParquetColumn(name, column.arrow_type or types[kind], False, lambda _entry, fields: fields.get(name))
+    types = {"integer": arrow.int64(), "number": arrow.float64(), "boolean": arrow.bool_(), "typed": column.arrow_type}
+    return _ParquetColumn(name, types[kind], False, lambda _entry, fields: fields.get(name))
 
 
 def _own_column(column: FlatColumn, arrow: ModuleType) -> _ParquetColumn:
