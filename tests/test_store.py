@@ -1141,7 +1141,8 @@ async def test_a_producer_that_opens_an_incomplete_batch_again_is_alive_again(st
     sealed = await store.batch("demo")
     clock.advance(1_000)
     await store.keep_alive(batch)
-    assert await store.open_batch(NewBatch("demo", "echo")) == sealed
+    assert (await store.open_batch(NewBatch("demo", "echo"))).sealed_at == sealed.sealed_at
+    assert not (await store.progress("demo")).enqueueing
 
 
 async def test_rows_with_custom_ids_get_the_next_positions(store):

@@ -81,8 +81,9 @@ def _told(error: BadInput, source: Source) -> BadInput:
     what = "1 prompt" if error.count == 1 else f"{error.count:,} prompts"
     more = error.count - len(error.examples[:_SHOWN])
     told = [*error.examples[:_SHOWN], *([f"{more:,} more"] if more else [])]
+    where = "" if source.is_items else f" of {source.name}"
     return BadInput(
-        f"{what} of {source.name} can't be asked, and nothing was enqueued: {'; '.join(told)}",
+        f"{what}{where} can't be asked, and nothing was enqueued: {'; '.join(told)}",
         error.examples,
         error.count,
     )

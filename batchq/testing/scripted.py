@@ -11,9 +11,7 @@ from batchq.worker import Answer, Json, Reject, Request
 
 UNSCRIPTED = "unscripted"
 
-# An answer, an exception to raise, or a function that is given the prompt and returns an answer.
-Step: TypeAlias = Json | Answer | BaseException | type[BaseException] | Callable[[Json], object]
-Script: TypeAlias = Mapping[str, Step | Sequence[Step]] | Sequence[Step] | Callable[[Json], object]
+Script: TypeAlias = Mapping[str, object] | Sequence[object] | Callable[..., object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +29,10 @@ class Call:
 class _Steps:
     """What is done at one call after the other."""
 
-    def __init__(self, steps: Iterable[Step]) -> None:
+    def __init__(self, steps: Iterable[object]) -> None:
         self._left = iter(steps)
 
-    def next(self, request: Request) -> Step:
+    def next(self, request: Request) -> object:
         try:
             return next(self._left)
         except StopIteration:
@@ -55,13 +53,12 @@ class ScriptedWorker:
     def __init__(self, answers: Script) -> None:
         """Start with no calls."""
         self.calls: list[Call] = []
-        self._by_prompt: dict[str, _Steps | Step] = {}
+        self._by_prompt: dict[str, object] = {}
         self._by_call: _Steps | None = None
-        self._function: Callable[[Json], object] | None = None
+        self._function: Callable[..., object] | None = None
         if isinstance(answers, Mapping):
             for prompt, step in answers.items():
-                several = isinstance(step, list)
-                self._by_prompt[prompt] = _Steps(cast("list[Step]", step)) if several else cast("Step", step)
+                self._by_prompt[prompt] = _Steps(step) if isinstance(step, list) else step
         elif callable(answers):
             self._function = answers
         else:
@@ -77,19 +74,15 @@ class ScriptedWorker:
             raise step.with_traceback(None)
         if isinstance(step, type) and issubclass(step, BaseException):
             raise step
-        answer: object = step
-        if callable(step):
-            answer = cast("Callable[[Json], object]", step)(request.prompt)
-            if inspect.isawaitable(answer):
-                answer = await answer
-        return cast("Json | Answer", answer)
+        answer = step(request.prompt) if callable(step) else step
+        return cast("Json | Answer", await answer if inspect.isawaitable(answer) else answer)
 
     @property
     def prompts(self) -> list[str | dict[str, Json]]:
         """What it was asked, in order."""
         return [call.prompt for call in self.calls]
 
-    def _step(self, request: Request) -> Step:
+    def _step(self, request: Request) -> object:
         if self._function is not None:
             return self._function
         if self._by_call is not None:

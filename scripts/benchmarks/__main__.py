@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts.benchmarks import calls, enqueue, limits, memory, queue, scale, startup, storm
+from scripts.benchmarks import calls, enqueue, library, limits, memory, queue, scale, startup, storm
 from scripts.benchmarks.sizes import DEFAULT, QUICK, SCALE, Plan, Sizes
 from scripts.benchmarks.table import Row, markdown, plain
 
@@ -25,6 +25,7 @@ MEASURES: dict[str, Callable[[Plan], list[Row]]] = {
     "enqueue": enqueue.measure,
     "claims": scale.measure,
     "memory": memory.measure,
+    "library": library.measure,
     "processes": queue.measure_processes,
     "startup": startup.measure,
     "limits": limits.measure,
@@ -72,7 +73,7 @@ def _sizes(options: argparse.Namespace) -> tuple[Sizes, str]:
         return QUICK, "--quick: small sizes, one round"
     if options.scale:
         return SCALE, "--scale"
-    return DEFAULT, "default sizes: `claims` and `memory` grow tenfold with --scale"
+    return DEFAULT, "default sizes: `claims`, `memory` and `library` grow tenfold with --scale"
 
 
 def _machine(label: str, load: float, seconds: float) -> str:

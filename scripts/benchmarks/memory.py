@@ -70,10 +70,11 @@ def _main() -> None:
     try:
         main()
     finally:
-        report.write_text(str(_peak_bytes()))
+        report.write_text(str(peak_bytes()))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Return the most memory that this process has had."""
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage tells on Linux includes the parent's size at the fork
         found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Jobs, calls and rounds. More make the figures steadier; only in `claims` and `memory` they are the point."""
+    """Jobs, calls and rounds. More make the figures steadier; only in `claims`, `memory` and `library` they are the point."""
 
     rounds: int = 3
     noop_jobs: int = 60_000
@@ -26,6 +26,7 @@ class Sizes:
     # Below this SQLite's page cache (16 MB) is not full yet, and any larger batch would look like growth.
     small_batch: int = 50_000
     large_batch: int = 100_000
+    library_jobs: tuple[int, ...] = (10_000, 100_000)
     starts: int = 9
     # 0: leave the longer runs out.
     long_limited_jobs: int = 600
@@ -51,6 +52,7 @@ QUICK = Sizes(
     claims=20,
     small_batch=1_000,
     large_batch=5_000,
+    library_jobs=(10_000,),
     starts=3,
     long_limited_jobs=0,
     further_limiters=False,
@@ -58,7 +60,13 @@ QUICK = Sizes(
     storm_jobs=120,
     storm_retry_afters=(0.5,),
 )
-SCALE = Sizes(finished_rows=5_000_000, waiting_rows=1_000_000, small_batch=100_000, large_batch=1_000_000)
+SCALE = Sizes(
+    finished_rows=5_000_000,
+    waiting_rows=1_000_000,
+    small_batch=100_000,
+    large_batch=1_000_000,
+    library_jobs=(10_000, 100_000, 1_000_000),
+)
 
 
 @dataclass(frozen=True, slots=True)
