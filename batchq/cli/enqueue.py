@@ -57,11 +57,11 @@ def enqueue(
     """Add the prompts of INPUT, a file or `-`, to a batch; run again, it adds only what is missing.
 
     JSONL (a string, {"prompt"}, {"messages"} or an OpenAI Batch line per line), TXT (a prompt per line),
-    CSV or TSV. Everything is checked before anything is written.
+    CSV, TSV or Parquet. Everything is checked before anything is written.
 
     \b
     batchq enqueue prompts.jsonl --model openai/gpt-4o-mini
-    batchq enqueue reviews.csv --prompt-field text --system "Positive or negative?" --set temperature=0
+    batchq enqueue reviews.csv --prompt "Positive or negative? {{ text }}" --set temperature=0
     batchq enqueue prompts.jsonl --budget 5.00 --rpm 600
     batchq enqueue prompts.jsonl --model openai/gpt-4o-mini --model google/gemini-2.5-flash
     batchq enqueue prompts.jsonl --dry-run

@@ -224,34 +224,21 @@ def _timeout_ms(asked: Asked) -> int | None:
 
 def _new_batch(asked: Asked) -> NewBatch:
     from batchq.discovery import worker_name
-    from batchq.jobs import DEFAULT_CALL_TIMEOUT_MS, DEFAULT_MAX_ATTEMPTS, NewBatch
+    from batchq.terms import Terms
 
-    settings: dict[str, Json] = {}
-    if asked.system:
-        settings["system"] = asked.system
-    if asked.params:
-        settings["params"] = asked.params
-    if asked.schema is not None:
-        settings["schema"] = _read_schema(asked.schema)
-        if asked.schema_tries is not None:
-            settings["schema_tries"] = asked.schema_tries
-    elif asked.schema_tries is not None:
+    if asked.schema is None and asked.schema_tries is not None:
         raise click.UsageError("--schema-tries goes with --schema")
-    if asked.samples > 1:
-        settings["samples"] = asked.samples
-    return NewBatch(
-        name="",
+    terms = Terms(
         worker=worker_name(asked.worker),
         endpoint=asked.endpoint,
-        settings=settings,
-        priority=asked.priority or 0,
-        max_attempts=asked.max_attempts or DEFAULT_MAX_ATTEMPTS,
-        call_timeout_ms=_timeout_ms(asked) or DEFAULT_CALL_TIMEOUT_MS,
-        budget=asked.budget,
-        allow_unknown_cost=bool(asked.allow_unknown_cost),
-        allow_truncated=bool(asked.allow_truncated),
-        keep_response=bool(asked.keep_response),
+        system=asked.system,
+        params=asked.params,
+        schema=None if asked.schema is None else _read_schema(asked.schema),
+        schema_tries=asked.schema_tries,
+        samples=asked.samples,
+        policy=policy_of(asked),
     )
+    return terms.new_batch("")
 
 
 def _read_schema(path: Path) -> dict[str, Json]:

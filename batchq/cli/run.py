@@ -95,7 +95,7 @@ def run(
 
     \b
     batchq run prompts.jsonl -o answers.jsonl --model openai/gpt-4o-mini
-    batchq run reviews.csv -o labels.jsonl --prompt-field text --system "Positive or negative?"
+    batchq run reviews.csv -o labels.csv --prompt "Positive or negative? {{ text }}" --with-input reviews.csv
 
     Where INPUT has changed, only what is new in it is asked.
     """
