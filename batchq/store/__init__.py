@@ -12,43 +12,33 @@ What a caller may rely on:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from batchq.database import OnLocked, SqliteDatabase, Transaction, Watcher, open_sqlite, sqlite_path
-from batchq.errors import UnknownBatch
+from batchq.database import OnLocked, Transaction, open_sqlite, sqlite_path
 from batchq.jobs import (
     Added,
-    Attempt,
     Batch,
-    ErrorGroup,
     Exchanged,
-    FinishedPage,
-    FinishedPlace,
     Lane,
     NewBatch,
     NewJob,
-    Progress,
-    Result,
     Reuse,
     RunnerIdentity,
-    RunnerInfo,
-    Unfinished,
 )
 from batchq.pacing import LaneState, Limits
-from batchq.store import adding, enqueue, finished, operate, results, runners, unfinished
+from batchq.store import adding, enqueue, operate, runners
 from batchq.store.exchange import ExchangeRequest, exchange, look
 from batchq.store.find import lane_name
-from batchq.store.lanes import read_lanes, reopen, set_limits
+from batchq.store.lanes import reopen, set_limits
+from batchq.store.reading import Reading
 
 __all__ = ["ExchangeRequest", "Store", "open_store"]
 
 T = TypeVar("T")
 
-PAGE_ROWS = 500
-KEYS_PAGE_ROWS = 5_000
 OPERATOR_PATIENCE = 60.0
 
 
@@ -68,12 +58,8 @@ async def open_store(
     return Store(database)
 
 
-class Store:
-    """A queue in a database."""
-
-    def __init__(self, database: SqliteDatabase) -> None:
-        """Wrap an open database; `open_store` is the way in."""
-        self._database = database
+class Store(Reading):
+    """A queue in a database; `open_store` is the way in."""
 
     async def __aenter__(self) -> Self:
         """Return the store."""
@@ -88,15 +74,6 @@ class Store:
     async def close(self) -> None:
         """Close all connections."""
         await self._database.close()
-
-    @property
-    def location(self) -> str:
-        """The absolute path of the database."""
-        return str(self._database.path)
-
-    def watch(self) -> Watcher:
-        """Return what tells one waiter whether anybody, also this process, committed; the caller closes it."""
-        return self._database.watch()
 
     # Running: what a runner says and hears.
 
@@ -116,10 +93,6 @@ class Store:
                 return seen
         return await self._database.write(partial(exchange, request=request))
 
-    async def unfinished(self) -> Unfinished:
-        """Return all that is left to do, and the lanes that it goes through, as of one moment."""
-        return await self._database.read(unfinished.read_unfinished)
-
     # Producing.
 
     async def open_batch(self, new: NewBatch) -> Batch:
@@ -129,14 +102,6 @@ class Store:
     async def keep_alive(self, batch: Batch) -> None:
         """Say that the producer of a batch that is not complete is still at work."""
         await self._write(partial(enqueue.keep_alive, batch_id=batch.id))
-
-    async def existing_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> dict[object, adding.Existing]:
-        """Return what the batch holds under the chunk's custom_ids, or positions."""
-        return await self._database.read(partial(adding.existing_jobs, batch_id=batch.id, chunk=chunk))
-
-    async def has_custom_ids(self, batch: Batch) -> bool | None:
-        """Whether the batch's jobs have custom_ids; None while it has no jobs."""
-        return await self._database.read(partial(enqueue.has_custom_ids, batch_id=batch.id))
 
     async def add_jobs(self, batch: Batch, chunk: Sequence[NewJob], reuse: Reuse | None = None) -> Added:
         """Add the jobs that are not there yet; return how many were added. Raises BatchConflict.
@@ -151,20 +116,6 @@ class Store:
         """Create a batch with its first jobs in it; None if there is one of that name."""
         return await self._write(partial(adding.make_batch, new=new, chunk=chunk, reuse=reuse))
 
-    async def generations(self, base: str) -> list[Batch]:
-        """Return the batches named `base`, `base~2`, `base~3`, …, newest first."""
-        return await self._database.read(partial(enqueue.find_generations, base=base))
-
-    async def keys(self, batch: Batch) -> AsyncIterator[adding.Existing]:
-        """Yield the jobs of a batch that follow no other, in order, with their keys."""
-        after = -1
-        while page := await self._database.read(
-            partial(adding.read_keys, batch_id=batch.id, after=after, limit=KEYS_PAGE_ROWS)
-        ):
-            for item in page:
-                yield item
-            after = page[-1].position
-
     async def update_policy(self, batch: Batch, changes: Mapping[str, object]) -> Batch:
         """Change what is no part of the request, by field of Batch; return the batch as it is now."""
         return await self._write(partial(enqueue.update_policy, batch_id=batch.id, changes=changes))
@@ -172,93 +123,6 @@ class Store:
     async def seal(self, batch: Batch) -> None:
         """Say that the batch is complete."""
         await self._write(partial(enqueue.seal, batch_id=batch.id))
-
-    # Reading.
-
-    async def find_batch(self, name: str) -> Batch | None:
-        """Return the batch of that name, or None."""
-        return await self._database.read(partial(enqueue.find_batch, name=name))
-
-    async def batch(self, name: str) -> Batch:
-        """Return the batch of that name. Raises UnknownBatch, naming the nearest."""
-        found = await self.find_batch(name)
-        if found is None:
-            raise await self._unknown(name)
-        return found
-
-    async def batches(self) -> list[Batch]:
-        """Return all batches, newest first."""
-        return await self._database.read(enqueue.list_batches)
-
-    async def progress(self, name: str) -> Progress:
-        """Return where a batch stands. Raises UnknownBatch."""
-        found = await self._database.read(partial(results.read_progress, name=name))
-        if found is None:
-            raise await self._unknown(name)
-        return found
-
-    async def results(
-        self,
-        batch: Batch,
-        *,
-        with_prompt: bool = False,
-        unique: bool = False,
-        after: int = -1,
-        page_rows: int = PAGE_ROWS,
-    ) -> AsyncIterator[Result]:
-        """Yield the jobs of a batch behind position `after` in input order, read in short pages.
-
-        `unique` leaves out those that follow another one.
-        """
-        while True:
-            page = await self._database.read(
-                partial(
-                    results.read_results,
-                    batch_id=batch.id,
-                    after=after,
-                    limit=page_rows,
-                    with_prompt=with_prompt,
-                    unique=unique,
-                )
-            )
-            for result in page:
-                yield result
-            if len(page) < page_rows:
-                return
-            after = page[-1].position
-
-    async def finished(self, batch: Batch, place: FinishedPlace, *, page_rows: int = PAGE_ROWS) -> FinishedPage:
-        """Return the next jobs that ended behind `place`, in that order, each with those that follow it.
-
-        What ended while the clock was set back may stand before `place`.
-        """
-        return await self._database.read(
-            partial(finished.read_finished, batch_id=batch.id, place=place, limit=page_rows)
-        )
-
-    async def job(self, batch: Batch, position: int) -> tuple[Result, list[Attempt]] | None:
-        """Return one job with its attempts; None if there is no such position."""
-        return await self._database.read(partial(results.read_job, batch_id=batch.id, position=position))
-
-    async def errors(self, batch: Batch) -> list[ErrorGroup]:
-        """Return the batch's failures by class, with an example each."""
-        return await self._database.read(partial(results.read_errors, batch_id=batch.id))
-
-    async def runners(self) -> tuple[RunnerInfo, ...]:
-        """Return the runners that did not say goodbye."""
-        return await self._database.read(runners.read_runners)
-
-    async def lanes(self) -> tuple[Lane, ...]:
-        """Return the lanes that ever had news."""
-        return await self._database.read(read_lanes)
-
-    async def recount(self, batch: Batch) -> dict[str, int]:
-        """Count a batch's jobs by state, row by row: what the tallies must agree with."""
-        return await self._database.read(partial(results.recount, batch_id=batch.id))
-
-    async def finished_before(self, age_ms: int) -> list[Batch]:
-        """Return the batches that have been finished for longer than `age_ms`."""
-        return await self._database.read(lambda tx: operate.finished_before(tx, tx.now - age_ms))
 
     # Operating.
 
@@ -326,19 +190,5 @@ class Store:
             moved += count
         return moved
 
-    async def _unknown(self, name: str) -> UnknownBatch:
-        known = [batch.name for batch in await self.batches()]
-        return UnknownBatch(_unknown_message(name, known, self.location))
-
     async def _write(self, body: Callable[[Transaction], T]) -> T:
         return await self._database.write(body, patience=OPERATOR_PATIENCE)
-
-
-def _unknown_message(name: str, known: list[str], location: str) -> str:
-    import difflib
-
-    if not known:
-        return f"there is no batch {name!r}: {location} has none"
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "`batchq status` lists them"
-    return f"there is no batch {name!r} in {location}; {hint}"

@@ -1,0 +1,169 @@
+"""What is asked of a queue without changing it: each method one short read, or pages of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+from batchq.database import SqliteDatabase, Watcher
+from batchq.errors import UnknownBatch
+from batchq.jobs import (
+    Attempt,
+    Batch,
+    ErrorGroup,
+    FinishedPage,
+    FinishedPlace,
+    Lane,
+    NewJob,
+    Progress,
+    Result,
+    RunnerInfo,
+    Unfinished,
+)
+from batchq.store import adding, enqueue, finished, operate, results, runners, unfinished
+from batchq.store.lanes import read_lanes
+
+PAGE_ROWS = 500
+KEYS_PAGE_ROWS = 5_000
+
+
+class Reading:
+    """The reading half of `Store`."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        """Wrap an open database."""
+        self._database = database
+
+    @property
+    def location(self) -> str:
+        """The absolute path of the database."""
+        return str(self._database.path)
+
+    def watch(self) -> Watcher:
+        """Return what tells one waiter whether anybody, also this process, committed; the caller closes it."""
+        return self._database.watch()
+
+    async def unfinished(self) -> Unfinished:
+        """Return all that is left to do, and the lanes that it goes through, as of one moment."""
+        return await self._database.read(unfinished.read_unfinished)
+
+    async def existing_jobs(self, batch: Batch, chunk: Sequence[NewJob]) -> dict[object, adding.Existing]:
+        """Return what the batch holds under the chunk's custom_ids, or positions."""
+        return await self._database.read(partial(adding.existing_jobs, batch_id=batch.id, chunk=chunk))
+
+    async def has_custom_ids(self, batch: Batch) -> bool | None:
+        """Whether the batch's jobs have custom_ids; None while it has no jobs."""
+        return await self._database.read(partial(enqueue.has_custom_ids, batch_id=batch.id))
+
+    async def generations(self, base: str) -> list[Batch]:
+        """Return the batches named `base`, `base~2`, `base~3`, …, newest first."""
+        return await self._database.read(partial(enqueue.find_generations, base=base))
+
+    async def keys(self, batch: Batch) -> AsyncIterator[adding.Existing]:
+        """Yield the jobs of a batch that follow no other, in order, with their keys."""
+        after = -1
+        while page := await self._database.read(
+            partial(adding.read_keys, batch_id=batch.id, after=after, limit=KEYS_PAGE_ROWS)
+        ):
+            for item in page:
+                yield item
+            after = page[-1].position
+
+    async def find_batch(self, name: str) -> Batch | None:
+        """Return the batch of that name, or None."""
+        return await self._database.read(partial(enqueue.find_batch, name=name))
+
+    async def batch(self, name: str) -> Batch:
+        """Return the batch of that name. Raises UnknownBatch, naming the nearest."""
+        found = await self.find_batch(name)
+        if found is None:
+            raise await self._unknown(name)
+        return found
+
+    async def batches(self) -> list[Batch]:
+        """Return all batches, newest first."""
+        return await self._database.read(enqueue.list_batches)
+
+    async def progress(self, name: str) -> Progress:
+        """Return where a batch stands. Raises UnknownBatch."""
+        found = await self._database.read(partial(results.read_progress, name=name))
+        if found is None:
+            raise await self._unknown(name)
+        return found
+
+    async def results(
+        self,
+        batch: Batch,
+        *,
+        with_prompt: bool = False,
+        unique: bool = False,
+        after: int = -1,
+        page_rows: int = PAGE_ROWS,
+    ) -> AsyncIterator[Result]:
+        """Yield the jobs of a batch behind position `after` in input order, read in short pages.
+
+        `unique` leaves out those that follow another one.
+        """
+        while True:
+            page = await self._database.read(
+                partial(
+                    results.read_results,
+                    batch_id=batch.id,
+                    after=after,
+                    limit=page_rows,
+                    with_prompt=with_prompt,
+                    unique=unique,
+                )
+            )
+            for result in page:
+                yield result
+            if len(page) < page_rows:
+                return
+            after = page[-1].position
+
+    async def finished(self, batch: Batch, place: FinishedPlace, *, page_rows: int = PAGE_ROWS) -> FinishedPage:
+        """Return the next jobs that ended behind `place`, in that order, each with those that follow it.
+
+        What ended while the clock was set back may stand before `place`.
+        """
+        return await self._database.read(
+            partial(finished.read_finished, batch_id=batch.id, place=place, limit=page_rows)
+        )
+
+    async def job(self, batch: Batch, position: int) -> tuple[Result, list[Attempt]] | None:
+        """Return one job with its attempts; None if there is no such position."""
+        return await self._database.read(partial(results.read_job, batch_id=batch.id, position=position))
+
+    async def errors(self, batch: Batch) -> list[ErrorGroup]:
+        """Return the batch's failures by class, with an example each."""
+        return await self._database.read(partial(results.read_errors, batch_id=batch.id))
+
+    async def runners(self) -> tuple[RunnerInfo, ...]:
+        """Return the runners that did not say goodbye."""
+        return await self._database.read(runners.read_runners)
+
+    async def lanes(self) -> tuple[Lane, ...]:
+        """Return the lanes that ever had news."""
+        return await self._database.read(read_lanes)
+
+    async def recount(self, batch: Batch) -> dict[str, int]:
+        """Count a batch's jobs by state, row by row: what the tallies must agree with."""
+        return await self._database.read(partial(results.recount, batch_id=batch.id))
+
+    async def finished_before(self, age_ms: int) -> list[Batch]:
+        """Return the batches that have been finished for longer than `age_ms`."""
+        return await self._database.read(lambda tx: operate.finished_before(tx, tx.now - age_ms))
+
+    async def _unknown(self, name: str) -> UnknownBatch:
+        known = [batch.name for batch in await self.batches()]
+        return UnknownBatch(_unknown_message(name, known, self.location))
+
+
+def _unknown_message(name: str, known: list[str], location: str) -> str:
+    import difflib
+
+    if not known:
+        return f"there is no batch {name!r}: {location} has none"
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`batchq status` lists them"
+    return f"there is no batch {name!r} in {location}; {hint}"
