@@ -49,7 +49,7 @@ def _in_thread(function: WorkerFunction) -> _Call:
     async def call(argument: object) -> Json | Answer:
         answer = await threads.run(function, argument)
         # A lambda that calls an async function is not async itself.
-        return await answer if isinstance(answer, Awaitable) else answer
+        return cast("Json | Answer", await answer if isinstance(answer, Awaitable) else answer)
 
     return call
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from batchq.errors import ConfigurationError
@@ -168,7 +169,7 @@ class Halt(Steer):
     default_class = "halted"
 
 
-WorkerFunction = Callable[..., Awaitable[Json | Answer] | Json | Answer]
+WorkerFunction = Callable[[Any], object]
 Handler = Callable[[Request], Awaitable[Json | Answer]]
 WorkerFactory = Callable[[Endpoint], AbstractAsyncContextManager[WorkerFunction]]
 

@@ -1175,7 +1175,9 @@ async def test_ten_enqueues_of_the_same_rows_at_once_add_each_row_once(store, pa
     async def produce() -> int:
         async with await open_queue(path, clock) as producer:
             batch = await producer.open_batch(NewBatch("demo", "echo"))
-            added = [(await producer.add_jobs(batch, new_jobs(20, start, named=named))).jobs for start in range(0, 200, 20)]
+            added = [
+                (await producer.add_jobs(batch, new_jobs(20, start, named=named))).jobs for start in range(0, 200, 20)
+            ]
             await producer.seal(batch)
             return sum(added)
 

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from batchq.api.enqueueing import schema_given
 from batchq.api.options import CallOptions
 from batchq.api.script import script_name
 from batchq.api.spool import Prompts, is_empty, spooled, surveyed
 from batchq.api.validation import validated
+from batchq.api.workers import WorkerLike, find_given
 from batchq.config import DEFAULT_ENDPOINT, Settings, load_settings
-from batchq.discovery import FoundWorker, find_worker, is_loading, wrap_worker
+from batchq.discovery import FoundWorker, is_loading
 from batchq.errors import ConfigurationError, UsageError
 from batchq.formats import ReadOptions
 from batchq.formats.template import PromptTemplate
 from batchq.generations import Synchronised, Wishes, synchronise
-from batchq.jobs import Json, NewBatch
-from batchq.naming import name_of
-from batchq.pacing import Limits
+from batchq.jobs import Json
+from batchq.limits import change_limits, limits_given
+from batchq.money import nano_dollars
 from batchq.producer import Policy, Thrift, complete, run_name
 from batchq.store import Store
-from batchq.structured import UnusableSchema, schema_of
 from batchq.survey import Survey
+from batchq.terms import DEFAULT_WORKER, Terms, check_name, check_terms
 from batchq.worker import Endpoint, Plugin
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 DB_URL_DEFAULT = "sqlite+aiosqlite:///runs.db"
-USUAL_WORKER = "openrouter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Call:
     """What a caller of `prompt_map` or `prompt_stream` asks for; see there."""
 
     prompts: Prompts
-    worker: object = None
+    worker: WorkerLike | None = None
     model_name: str | None = None
     openrouter_api_key: str | None = None
     base_url: str | None = None
@@ -51,7 +53,7 @@ class Call:
     system: str | None = None
     params: Mapping[str, Json] | None = None
     prompt_template: PromptTemplate | None = None
-    budget: float | None = None
+    budget: Decimal | float | None = None
 
     def settings(self) -> Settings:
         """Read the settings, with what the call says above all else. Raises ConfigurationError."""
@@ -76,13 +78,13 @@ _OPTIONS = frozenset(field.name for field in fields(Call))
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A call whose worker was found: nothing is written yet. `new` has no name or model so far."""
+    """A call whose worker was found: nothing is written yet."""
 
     call: Call
     settings: Settings
     worker: FoundWorker
     endpoint: Endpoint
-    new: NewBatch
+    terms: Terms
     default_model: str | None
 
     async def enqueue(self, store: Store) -> Synchronised | None:
@@ -98,21 +100,19 @@ class Ready:
                 return await self._synchronise(store, survey)
 
     async def _synchronise(self, store: Store, survey: Survey) -> Synchronised:
-        default, needs = self.default_model, self.worker.needs_model
-        try:
-            filled = complete(self.new, survey, default_model=default, needs_model=needs)
-        except UsageError as error:
+        if self.worker.needs_model and not (survey.model or self.default_model):
             raise ConfigurationError(
                 f"{self.worker.name} needs a model: pass model_name=, or set MODEL in the environment or in .env"
-            ) from error
+            )
+        filled = complete(self.terms.new_batch(""), survey, default_model=self.default_model)
         named = replace(filled, name=self.call.batch or run_name(script_name(), filled))
+        place = (named.worker, self.endpoint.base_url, named.model)
 
         async def limit() -> None:
             if self.call.rpm_limit is not None:
-                await _limit_rate(store, named, self.endpoint.base_url, self.call.rpm_limit)
+                await change_limits(store, *place, limits_given(rpm=self.call.rpm_limit))
 
-        policy = Policy(max_attempts=named.max_attempts, budget=named.budget)
-        wishes = Wishes(policy, Thrift(dedupe=True), self.call.fresh, limit)
+        wishes = Wishes(self.terms.policy, Thrift(dedupe=True), self.call.fresh, limit)
         return await synchronise(store, survey, named, wishes)
 
 
@@ -123,55 +123,29 @@ def make_ready(call: Call) -> Ready:
             "this script starts a run while a worker process imports it: put the call under"
             ' `if __name__ == "__main__":`'
         )
-    if call.concurrency < 1 or call.max_attempts < 1:
-        raise UsageError("concurrency and max_attempts must be at least 1")
+    if call.concurrency < 1:
+        raise UsageError(f"concurrency is {call.concurrency}: it must be at least 1")
     settings = call.settings()
     endpoint = settings.require_endpoint(DEFAULT_ENDPOINT)
-    worker, given = find(call.worker)
+    worker = find_given(DEFAULT_WORKER if call.worker is None else call.worker)
     worker.check(endpoint)
+    given = call.worker if isinstance(call.worker, Plugin) else None
+    terms = Terms(
+        worker=worker.name,
+        system=call.system,
+        params=call.params or {},
+        schema=schema_given(call.response_model),
+        others=given.settings if given else {},
+        policy=Policy(
+            max_attempts=call.max_attempts, budget=None if call.budget is None else nano_dollars(call.budget)
+        ),
+    )
+    check_terms(terms)
+    if call.batch is not None:
+        check_name(call.batch)
+    # A worker that is installed and wants no model has none; a function of the caller's may read it.
+    wants_model = worker.needs_model or not isinstance(call.worker, str)
+    default_model = (given.model if given else None) or (settings.model if wants_model else None)
     if call.response_model is not None:
         worker = validated(worker, call.response_model)
-    new = NewBatch(
-        name="",
-        worker=worker.name,
-        settings=_shared_settings(call, given),
-        max_attempts=call.max_attempts,
-        budget=None if call.budget is None else round(call.budget * 1_000_000_000),
-        allow_unknown_cost=False,
-    )
-    return Ready(call, settings, worker, endpoint, new, given.model if given and given.model else settings.model)
-
-
-def find(worker: object) -> tuple[FoundWorker, Plugin | None]:
-    """Return a worker by its name or itself; a Plugin also as it is. None is the usual one."""
-    if worker is None or isinstance(worker, str):
-        return find_worker(worker or USUAL_WORKER), None
-    if isinstance(worker, FoundWorker):
-        return worker, None
-    name = name_of(worker)
-    if name is None:
-        raise ConfigurationError("this Plugin has no name: give it one, or keep it in a variable of the module")
-    return wrap_worker(worker, name), worker if isinstance(worker, Plugin) else None
-
-
-def _shared_settings(call: Call, given: Plugin | None) -> dict[str, Json]:
-    shared: dict[str, Json] = dict(given.settings) if given is not None else {}
-    if call.system:
-        shared["system"] = call.system
-    if call.params:
-        shared["params"] = dict(call.params)
-    if call.response_model is not None:
-        try:
-            shared["schema"] = schema_of(call.response_model)
-        except UnusableSchema as error:
-            raise UsageError(f"response_model: {error}") from error
-    return shared
-
-
-async def _limit_rate(store: Store, new: NewBatch, base_url: str, rpm: float) -> None:
-    """Set the requests per minute of a batch's lane; what else limits it stays."""
-    place = (new.worker, base_url, new.model)
-    lanes = {(lane.worker, lane.base_url, lane.model): lane for lane in await store.lanes()}
-    lane = lanes.get(place)
-    limits = Limits(rpm) if lane is None else Limits(rpm, lane.tpm, lane.max_inflight, lane.asked_burst)
-    await store.set_limits(*place, limits)
+    return Ready(call, settings, worker, endpoint, terms, default_model)

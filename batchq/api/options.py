@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
+from batchq.api.workers import WorkerLike
 from batchq.jobs import Json
-from batchq.worker import Plugin, WorkerFunction
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Shape: TypeAlias = Literal["original", "unique"]
-Worker: TypeAlias = WorkerFunction | Plugin | str
 
 # What `return_dtype` may be.
 Rows: TypeAlias = type[list[dict[str, Any]]] | Literal["list[dict]"]
@@ -20,10 +20,22 @@ Texts: TypeAlias = type[list[str]] | Literal["list[str]"]
 Pairs: TypeAlias = type[list[tuple[str, str]]] | Literal["list[tuple[str,str]]"]
 
 
+class Tabular(Protocol):
+    """What DataFrames of polars and pandas have, neither of which is a dependency."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many rows and columns there are."""
+        ...
+
+
+Frame = TypeVar("Frame", bound=Tabular)
+
+
 class CallOptions(TypedDict, total=False):
     """Parameters of all calls; `prompt_map` tells what they mean."""
 
-    worker: Worker | None
+    worker: WorkerLike | None
     model_name: str | None
     openrouter_api_key: str | None
     base_url: str | None
@@ -41,4 +53,4 @@ class CallOptions(TypedDict, total=False):
     system: str | None
     params: Mapping[str, Json] | None
     template: str | None
-    budget: float | None
+    budget: Decimal | float | None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from batchq.api.answers import AnswerRow, Reader, Summary, converted, dtype_of
 from batchq.api.call import Call, make_ready
-from batchq.api.options import CallOptions, Pairs, Rows, Shape, Texts, Worker
+from batchq.api.options import CallOptions, Frame, Pairs, Rows, Shape, Texts
 from batchq.api.running import Shown, run_batch
 from batchq.api.spool import Prompts
 from batchq.api.teardown import take_down
+from batchq.api.workers import WorkerLike
 from batchq.collecting import Output, write_results
 from batchq.collecting.checks import check_places
 from batchq.database import sqlite_path
@@ -23,8 +25,6 @@ from batchq.jobs import NANO, Json
 from batchq.store import Store, open_store
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
-    import polars as pl
     from pydantic import BaseModel
 
 _ROWS = list[dict[str, Any]]
@@ -47,18 +47,18 @@ async def prompt_map(
 async def prompt_map(
     prompts: Prompts,
     *,
-    return_dtype: type[pl.DataFrame] | Literal["polars"],
+    return_dtype: type[Frame],
     out: None = None,
     **options: Unpack[CallOptions],
-) -> pl.DataFrame: ...
+) -> Frame: ...
 @overload
 async def prompt_map(
     prompts: Prompts,
     *,
-    return_dtype: type[pd.DataFrame] | Literal["pandas"],
+    return_dtype: Literal["polars", "pandas"],
     out: None = None,
     **options: Unpack[CallOptions],
-) -> pd.DataFrame: ...
+) -> Any: ...  # noqa: ANN401 - a DataFrame of a library that may not be there
 @overload
 async def prompt_map(
     prompts: Prompts, *, return_dtype: object = ..., out: str | Path, **options: Unpack[CallOptions]
@@ -66,7 +66,7 @@ async def prompt_map(
 async def prompt_map(
     prompts: Prompts,
     *,
-    worker: Worker | None = None,
+    worker: WorkerLike | None = None,
     model_name: str | None = None,
     openrouter_api_key: str | None = None,
     base_url: str | None = None,
@@ -86,7 +86,7 @@ async def prompt_map(
     system: str | None = None,
     params: Mapping[str, Json] | None = None,
     template: str | None = None,
-    budget: float | None = None,
+    budget: Decimal | float | None = None,
 ) -> Any:
     """Ask a model, or any worker, about each prompt; return one row for each, in order.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import closing
 from typing import Unpack
 
@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.05
 _FINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
-async def prompt_stream(prompts: Prompts, **options: Unpack[CallOptions]) -> AsyncIterator[AnswerRow]:
+async def prompt_stream(prompts: Prompts, **options: Unpack[CallOptions]) -> AsyncGenerator[AnswerRow, None]:
     """Do what `prompt_map` does, and yield each row as soon as it has ended: those answered before come first.
 
     Use it in `async with contextlib.aclosing(prompt_stream(...)) as rows` if you may leave it early: what runs is

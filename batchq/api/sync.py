@@ -6,20 +6,16 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, TypeVar, Unpack, cast, overload
 
 from anyio.from_thread import start_blocking_portal
 
 from batchq.api.answers import AnswerRow, Summary
 from batchq.api.export import export_jsonl
-from batchq.api.options import CallOptions, Pairs, Rows, Texts
+from batchq.api.options import CallOptions, Frame, Pairs, Rows, Texts
 from batchq.api.prompt_map import prompt_map
 from batchq.api.spool import Prompts
 from batchq.process import run_event_loop
-
-if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
-    import polars as pl
 
 T = TypeVar("T")
 
@@ -40,18 +36,18 @@ def prompt_map_sync(
 def prompt_map_sync(
     prompts: Prompts,
     *,
-    return_dtype: type[pl.DataFrame] | Literal["polars"],
+    return_dtype: type[Frame],
     out: None = None,
     **options: Unpack[CallOptions],
-) -> pl.DataFrame: ...
+) -> Frame: ...
 @overload
 def prompt_map_sync(
     prompts: Prompts,
     *,
-    return_dtype: type[pd.DataFrame] | Literal["pandas"],
+    return_dtype: Literal["polars", "pandas"],
     out: None = None,
     **options: Unpack[CallOptions],
-) -> pd.DataFrame: ...
+) -> Any: ...  # noqa: ANN401 - a DataFrame of a library that may not be there
 @overload
 def prompt_map_sync(
     prompts: Prompts, *, return_dtype: object = ..., out: str | Path, **options: Unpack[CallOptions]

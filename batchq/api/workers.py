@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from batchq.discovery import FoundWorker, find_worker, wrap_worker
@@ -48,5 +49,5 @@ def named(worker: WorkerLike, name: str) -> FoundWorker:
     if isinstance(worker, str):
         worker = find_worker(worker)
     if isinstance(worker, FoundWorker):
-        return FoundWorker(name, worker.open, worker.needs_model, worker.check)
+        return replace(worker, name=name)
     return wrap_worker(worker, name)

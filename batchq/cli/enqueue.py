@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from batchq.survey import Survey
 
 
-MAX_NAME = 120
-
-
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Add the prompts of a file to a batch.")
 @click.argument("source", metavar="INPUT")
 @click.option("--batch", metavar="NAME", help="The batch's name; else that of the file without its ending.")
@@ -66,6 +63,8 @@ def enqueue(
     batchq enqueue prompts.jsonl --model openai/gpt-4o-mini --model google/gemini-2.5-flash
     batchq enqueue prompts.jsonl --dry-run
     """
+    from batchq.terms import check_name
+
     limits = asked_limits(options)
     asked = Asked(**options)
     if dry_run and asked.skip_bad:
@@ -80,7 +79,7 @@ def enqueue(
     with surveyed(path, asked, settings) as (survey, unnamed):
         batches = [replace(new, name=batch_name(name, new, asked.models)) for new in unnamed]
         for new in batches:
-            refuse_bad_name(new.name)
+            check_name(new.name)
         if dry_run:
             for new in batches:
                 say_estimate(survey, new, settings, limits.rpm, as_json=as_json)
@@ -98,27 +97,15 @@ def enqueue(
 
 def checked_name(asked: str | None, path: Path | None) -> str:
     """Return the batch's name: as asked for, or the file's. Raises a usage error where it can't be one."""
+    from batchq.terms import check_name
+
     if asked is None and path is None:
         raise click.UsageError("from standard input the batch needs a name: --batch NAME")
     if path is not None and path.is_dir():
         raise click.UsageError(f"{path} is a directory: name a file in it")
     name = asked if asked is not None else path.stem if path is not None else ""
-    refuse_bad_name(name)
+    check_name(name)
     return name
-
-
-def refuse_bad_name(name: str) -> None:
-    """Raise a usage error for a name that nobody could type, or read in a table."""
-    problem = None
-    if not name.strip() or not name.isprintable():
-        problem = "it is empty, or has characters that nobody can see"
-    elif name.startswith("-"):
-        problem = "it begins with a dash, and would be taken for an option"
-    elif len(name) > MAX_NAME:
-        problem = f"it has {len(name):,} characters, and at most {MAX_NAME} are possible"
-        name = name[:40] + "…"
-    if problem:
-        raise click.UsageError(f"{name!r} can't be the name of a batch: {problem}; choose another with --batch")
 
 
 async def _add(

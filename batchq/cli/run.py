@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.collect import exit_code, report
-from batchq.cli.enqueue import checked_name, refuse_bad_name
+from batchq.cli.enqueue import checked_name
 from batchq.cli.limit import LimitsAsked, asked_limits, limit_options
 from batchq.cli.options import (
     DURATION,
@@ -162,10 +162,11 @@ def _for_models(out: Path, models: tuple[str, ...], flag: str) -> list[Path]:
 
 def _named(new: NewBatch, stem: str, models: tuple[str, ...], *, given: bool) -> NewBatch:
     from batchq.producer import run_name
+    from batchq.terms import check_name
 
     name = batch_name(stem, new, models)
     named = replace(new, name=name if given else run_name(name, new))
-    refuse_bad_name(named.name)
+    check_name(named.name)
     return named
 
 

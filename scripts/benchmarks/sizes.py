@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Jobs, calls and rounds. More make the figures steadier; only in `claims`, `memory` and `library` they are the point."""
+    """Jobs, calls and rounds. More make the figures steadier; in `claims`, `memory`, `library` they are the point."""
 
     rounds: int = 3
     noop_jobs: int = 60_000
@@ -77,9 +80,9 @@ class Plan:
     directory: Path
 
 
-def interleaved(rounds: int, *measures: Callable[[], float]) -> list[list[float]]:
+def interleaved(rounds: int, *measures: Callable[[], T]) -> list[list[T]]:
     """Take every measurement once per round, in turn, so that all of them see the same machine."""
-    found: list[list[float]] = [[] for _ in measures]
+    found: list[list[T]] = [[] for _ in measures]
     for _ in range(rounds):
         for results, measure in zip(found, measures, strict=True):
             results.append(measure())
