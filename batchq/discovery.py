@@ -9,10 +9,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import cast
 
 from batchq.adapting import adapt, is_async, origin
 from batchq.errors import ConfigurationError
+from batchq.jobs import Json
 from batchq.worker import Endpoint, Handler, Plugin, WorkerFactory, WorkerFunction
 
 ENTRY_POINT_GROUP = "batchq.workers"
@@ -27,14 +28,23 @@ ENTRY_POINT_GROUP = "batchq.workers"
 _loading: ContextVar[bool] = ContextVar("loading", default=False)
 
 
+def _accept(_endpoint: Endpoint) -> None:
+    """Find nothing wrong with an endpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundWorker:
-    """A worker that this process can serve, under the name that batches know it by."""
+    """A worker that this process can serve, under the name that batches know it by.
+
+    `model` and `settings` are a Plugin's own, which make its requests others.
+    """
 
     name: str
     open: Callable[[Endpoint], AbstractAsyncContextManager[Handler]]
     needs_model: bool = False
-    check: Callable[[Endpoint], None] = lambda _endpoint: None
+    check: Callable[[Endpoint], None] = _accept
+    model: str = ""
+    settings: Mapping[str, Json] = field(default_factory=dict)
 
 
 def worker_name(reference: str) -> str:
@@ -77,10 +87,8 @@ def wrap_worker(found: object, name: str) -> FoundWorker:
     Raises ConfigurationError for what can't be one.
     """
     if isinstance(found, Plugin):
-        handlers = _handlers_from(found.open)
-        if found.check is None:
-            return FoundWorker(name, handlers, needs_model=found.needs_model)
-        return FoundWorker(name, handlers, needs_model=found.needs_model, check=found.check)
+        handlers, check = _handlers_from(found.open), found.check or _accept
+        return FoundWorker(name, handlers, found.needs_model, check, found.model, found.settings)
     if (reason := _why_not(found)) is not None:
         raise ConfigurationError(f"{name} is not a worker: {reason}")
     if not is_async(found) and inspect.isasyncgenfunction(origin(found)):  # what @asynccontextmanager leaves behind

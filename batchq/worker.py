@@ -14,7 +14,7 @@ async is called in a thread of its own.
 A worker that owns a client is an async context manager factory, opened once per process:
 
     @asynccontextmanager
-    async def open_worker(endpoint: Endpoint) -> AsyncIterator[WorkerFunction]: ...
+    async def open_worker(endpoint: Endpoint) -> AsyncGenerator[WorkerFunction, None]: ...
 
 A process finds workers by name among the installed entry points of the group `batchq.workers`, and
 by `module:function` or `script.py:function` when that is given on its own command line. Nothing in

@@ -32,6 +32,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.providers.openrouter import OpenRouterProvider
 from pydantic_ai.toolsets import FunctionToolset
 
+from batchq import prompt_map
 from batchq.discovery import find_worker, wrap_worker
 from batchq.errors import ConfigurationError
 from batchq.jobs import Json
@@ -859,3 +860,37 @@ def test_without_the_library_it_is_said_what_to_install_and_other_workers_go_on(
         find_worker("pydantic_ai")
     assert {"echo", "openrouter"} <= gather_workers([]).keys()
     assert "pydantic_ai" not in gather_workers([])
+
+
+@pytest.mark.anyio
+async def test_prompt_map_asks_an_edited_agent_again_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen: list[list[ModelMessage]] = []
+
+    def judge(instructions: str) -> Plugin:
+        return agent_worker(Agent(saying("yes", seen=seen), instructions=instructions, name="judge"))
+
+    for instructions, calls in (("be brief", 2), ("be brief", 2), ("be kind", 4), ("be brief", 4)):
+        rows = await prompt_map(["a", "b", "a"], worker=judge(instructions), verbose=False)
+        assert [row["result"] for row in rows] == ["yes"] * 3
+        assert len(seen) == calls
+
+
+def test_run_takes_an_agent_of_a_script_and_what_makes_its_answers_others(tmp_path):
+    script = """
+from pydantic_ai import Agent
+from pydantic_ai.models.test import TestModel
+from batchq_workers.pydantic_ai import agent_worker
+
+judge = agent_worker(Agent(TestModel(custom_output_text="yes"), instructions="be brief"))
+"""
+    with bench(tmp_path) as place:
+        path = place.write_prompts(2)
+        (tmp_path / "agents.py").write_text(script)
+        command = ("run", str(path), "-o", "out.jsonl", "--worker", "agents.py:judge")
+        assert place.run(*command).returncode == 0
+        assert place.run(*command).returncode == 0
+        (tmp_path / "agents.py").write_text(script.replace("brief", "kind"))
+        assert place.run(*command).returncode == 0
+        assert [size for (size,) in place.query("SELECT size FROM batches")] == [2, 2]
+        assert place.query("SELECT count(*) FROM attempts") == [(4,)]

@@ -26,7 +26,7 @@ from batchq.producer import Policy, Thrift, complete, run_name
 from batchq.store import Store
 from batchq.survey import Survey
 from batchq.terms import DEFAULT_WORKER, Terms, check_name, check_terms
-from batchq.worker import Endpoint, Plugin
+from batchq.worker import Endpoint
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -129,13 +129,12 @@ def make_ready(call: Call) -> Ready:
     endpoint = settings.require_endpoint(DEFAULT_ENDPOINT)
     worker = find_given(DEFAULT_WORKER if call.worker is None else call.worker)
     worker.check(endpoint)
-    given = call.worker if isinstance(call.worker, Plugin) else None
     terms = Terms(
         worker=worker.name,
         system=call.system,
         params=call.params or {},
         schema=schema_given(call.response_model),
-        others=given.settings if given else {},
+        others=worker.settings,
         policy=Policy(
             max_attempts=call.max_attempts, budget=None if call.budget is None else nano_dollars(call.budget)
         ),
@@ -145,7 +144,7 @@ def make_ready(call: Call) -> Ready:
         check_name(call.batch)
     # A worker that is installed and wants no model has none; a function of the caller's may read it.
     wants_model = worker.needs_model or not isinstance(call.worker, str)
-    default_model = (given.model if given else None) or (settings.model if wants_model else None)
+    default_model = worker.model or (settings.model if wants_model else None)
     if call.response_model is not None:
         worker = validated(worker, call.response_model)
     return Ready(call, settings, worker, endpoint, terms, default_model)

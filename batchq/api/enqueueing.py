@@ -21,7 +21,6 @@ from batchq.store import Store
 from batchq.structured import UnusableSchema, schema_of
 from batchq.survey import Survey
 from batchq.terms import Terms, check_name, check_terms
-from batchq.worker import Plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +69,7 @@ def answerer_of(store: Store, worker: WorkerLike) -> Answerer:
         needs = find_worker(worker).needs_model
         return Answerer(worker, model if needs else None, needs)
     found = find_given(worker)
-    if isinstance(worker, Plugin):
-        return Answerer(found.name, worker.model or model, found.needs_model, worker.settings)
-    return Answerer(found.name, model, found.needs_model)
+    return Answerer(found.name, found.model or model, found.needs_model, found.settings)
 
 
 def policy_of(

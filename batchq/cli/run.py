@@ -115,7 +115,9 @@ def run(
     workers = _ready_workers(asked.worker, endpoint)
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):
-        new = [_named(item, name, asked.models, given=batch is not None) for item in unnamed]
+        own = next(iter(workers.values()))
+        full = [_with_own(item, own, asked.models) for item in unnamed]
+        new = [_named(item, name, asked.models, given=batch is not None) for item in full]
         work = _Work(settings, survey, new, asked, limits, workers, endpoint, runs, fresh)
         code = work.run(db)
     if code:
@@ -158,6 +160,12 @@ def _for_models(out: Path, models: tuple[str, ...], flag: str) -> list[Path]:
     if len(set(found)) < len(found):
         raise click.UsageError(f"two of the models have the same name in {out}: run them one by one")
     return found
+
+
+def _with_own(new: NewBatch, worker: FoundWorker, models: tuple[str, ...]) -> NewBatch:
+    """Return a batch with what its worker says of its requests: an agent's instructions, say."""
+    model = new.model if models else worker.model or new.model
+    return replace(new, model=model, settings={**worker.settings, **new.settings})
 
 
 def _named(new: NewBatch, stem: str, models: tuple[str, ...], *, given: bool) -> NewBatch:
