@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import anyio
+import anyio.to_thread
 import anyio.lowlevel
 
 from batchq.jobs import Batch
@@ -16,6 +17,8 @@ from batchq.store.adding import conflict_message
 from batchq.survey import Survey
 
 _SAY_ALIVE_SECONDS = 10.0
+# Jobs that are there already stand before all rows of an input, however many others add meanwhile.
+_BEFORE_THE_INPUT = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ async def compare(store: Store, survey: Survey, batch: Batch) -> Comparison:
             if found.key != job.key:
                 message = conflict_message(job, found, batch.name)
                 return Comparison(present, 0, f"{survey.source.place(line)}: {message}{_way_out(survey)}")
+            if batch.synchronised and found.position != job.position:
+                return Comparison(present, 0, f"{survey.source.place(line)}: the batch has this row elsewhere")
             present += 1
         if not rows.has_ids and present < chunk[-1][1].position + 1:
             break  # the rows of a batch without custom_ids have no gaps: what follows is new
@@ -59,12 +64,12 @@ async def find_leaders(store: Store, rows: Rows, batch: Batch, leaders: Leaders)
         async for item in store.keys(batch):
             await alive.say()
             if item.custom_id is not None:
-                leaders.saw(item.position - batch.size, item.key, item.custom_id)
+                leaders.saw(item.position - _BEFORE_THE_INPUT, item.key, item.custom_id)
     for chunk in rows.chunks():
         await alive.say()
         for _, job in chunk:
             leaders.saw(job.position, job.key, job.position if job.custom_id is None else job.custom_id)
-    leaders.decide()
+    await anyio.to_thread.run_sync(leaders.decide)
 
 
 class KeepAlive:

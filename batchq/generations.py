@@ -7,25 +7,26 @@ is at work on it.
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+
+import anyio
 
 from batchq.comparison import Comparison, compare
 from batchq.errors import BatchConflict, RowConflict
 from batchq.jobs import Batch, BatchState, NewBatch, Reuse, RunnerInfo
+from batchq.pids import is_gone
 from batchq.producer import BeforeAdding, Enqueued, Policy, Thrift, fill
 from batchq.rows import Rows
-from batchq.settlement import REFUSED_CLASSES
+from batchq.settlement import REFUSED_CLASSES, TRUNCATED
 from batchq.store import Store
 from batchq.store.enqueue import refuse_other_settings
 from batchq.survey import Survey
 
 # Another process may begin the same generation, or fill the one that we chose with other rows.
 _TRIES = 20
-_GENERATION = re.compile(r"~[1-9][0-9]*\Z")
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +45,28 @@ class Synchronised:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How to synchronise: `fresh` ignores what was answered before, `thrift` says what else need not be paid for."""
+    """How to synchronise: `fresh` ignores what was answered before, `thrift` says what else need not be paid for.
+
+    `on_waiting` hears what is waited for.
+    """
 
     policy: Policy = field(default_factory=Policy)
     thrift: Thrift = field(default_factory=Thrift)
     fresh: bool = False
     before_adding: BeforeAdding | None = None
+    on_waiting: Callable[[str], None] = lambda _why: None
 
 
 async def synchronise(store: Store, survey: Survey, new: NewBatch, wishes: Wishes) -> Synchronised:
     """Find or make the generation of the batch `new` that holds just the surveyed rows, and complete it.
 
     Failed jobs of it run again where the reason may have passed, and so do cancelled ones. Raises
-    BatchConflict where there is a batch of that name with other settings.
+    BatchConflict where there is a batch of that name with other settings, or one that was enqueued by itself
+    and has other rows.
     """
+    new = replace(new, synchronised=True)
     for _ in range(_TRIES):
-        generations = await store.generations(new.name)
+        generations = [batch for batch in await store.generations(new.name) if batch.state is not BatchState.PURGING]
         for generation in generations[:1]:
             refuse_other_settings(generation, new)
         try:
@@ -73,33 +80,33 @@ async def synchronise(store: Store, survey: Survey, new: NewBatch, wishes: Wishe
     raise BatchConflict(f"{new.name!r} is being changed by several others at once: run this again")
 
 
-async def retry_what_may_pass(store: Store, batch: Batch) -> int:
-    """Send failed jobs back whose reason may have passed; not those whose request was refused."""
-    groups = await store.errors(batch)
-    again = [group.error_class for group in groups if group.error_class not in REFUSED_CLASSES]
-    return sum([await store.retry(batch, error_class=name) for name in again])
-
-
 async def _resume(
     store: Store, survey: Survey, new: NewBatch, generations: Sequence[Batch], wishes: Wishes
 ) -> Synchronised | None:
     """Go on with the newest generation whose jobs are all of the input; None where there is none."""
     for generation in generations:
-        if generation.state is BatchState.PURGING:
-            continue
         comparison = await compare(store, survey, generation)
-        if comparison.conflict is not None or comparison.absent:
+        whole = comparison.conflict is None and not comparison.absent
+        if not whole and not generation.synchronised:
+            raise BatchConflict(comparison.conflict or _fewer_rows(generation, survey, comparison))
+        if not whole:
             continue
-        retried = 0
-        if generation.state is BatchState.CANCELLED:
-            retried = await store.retry(generation, error_class="cancelled")
+        # Also in an open batch there may be some: whoever revived it last may not have come to its end.
+        retried = await store.retry(generation, error_class="cancelled")
         batch = await store.open_batch(replace(new, name=generation.name))
         done = await fill(
             store, Rows(survey, batch), batch, comparison, policy=wishes.policy, source=new.source,
             thrift=_with_answers_of(generations, wishes), before_adding=wishes.before_adding,
         )  # fmt: skip
-        return Synchronised(done, retried + await retry_what_may_pass(store, done.batch))
+        return Synchronised(done, retried + await _retry_what_may_pass(store, done.batch))
     return None
+
+
+async def _retry_what_may_pass(store: Store, batch: Batch) -> int:
+    """Send failed jobs back whose reason may have passed; not those whose request was refused."""
+    refused = REFUSED_CLASSES - {TRUNCATED} if batch.allow_truncated else REFUSED_CLASSES
+    again = [group.error_class for group in await store.errors(batch) if group.error_class not in refused]
+    return sum([await store.retry(batch, error_class=name, revive=False) for name in again])
 
 
 async def _begin(
@@ -107,7 +114,7 @@ async def _begin(
 ) -> Synchronised | None:
     """Make the next generation; None where somebody else just made it."""
     thrift = _with_answers_of(() if wishes.fresh else generations, wishes)
-    superseded = await _supersede(store, generations)
+    superseded = await _supersede(store, generations, wishes)
     if wishes.before_adding is not None:
         await wishes.before_adding()
     named = replace(new, name=_next_name(new.name, generations))
@@ -122,54 +129,58 @@ async def _begin(
     return Synchronised(done, superseded=superseded)
 
 
-async def _supersede(store: Store, generations: Sequence[Batch]) -> tuple[str, ...]:
+async def _supersede(store: Store, generations: Sequence[Batch], wishes: Wishes) -> tuple[str, ...]:
     """Cancel what old generations have still to do, unless somebody is at work on them; return their names."""
     superseded = []
     for generation in generations:
-        if generation.state in {BatchState.PURGING, BatchState.CANCELLED}:
+        if generation.state is BatchState.CANCELLED or not generation.synchronised:
             continue
         progress = await store.progress(generation.name)
         at_work = progress.enqueueing or progress.starting or is_used(generation, progress.runners)
         if progress.finished or at_work:
             continue
+        await store.pause(generation)
+        await _let_finish(store, generation, wishes)
         await store.cancel(generation)
         superseded.append(generation.name)
     return tuple(superseded)
 
 
+async def _let_finish(store: Store, batch: Batch, wishes: Wishes) -> None:
+    """Wait for the calls that workers which serve any batch are making for this one: they are being paid for."""
+    until = time.monotonic() + batch.call_timeout_ms / 1000
+    told = False
+    while time.monotonic() < until:
+        runners = (await store.progress(batch.name)).runners
+        alive = {runner.id for runner in runners if runner.live and not is_gone(runner)}
+        if not alive & await store.holders(batch):
+            return
+        if not told:
+            wishes.on_waiting(f"waiting for the calls of {batch.name}, whose place is being taken")
+            told = True
+        await anyio.sleep(_POLL_SECONDS)
+
+
 def is_used(batch: Batch, runners: Sequence[RunnerInfo]) -> bool:
     """Whether a live process was started for this very batch; those that serve any batch don't wait for it."""
-    return any(
-        runner.live and batch.id in (runner.batch_ids or ()) and not _is_gone(runner.host, runner.pid)
-        for runner in runners
+    return any(runner.live and batch.id in (runner.batch_ids or ()) and not is_gone(runner) for runner in runners)
+
+
+def _fewer_rows(batch: Batch, survey: Survey, comparison: Comparison) -> str:
+    rows = "1 row" if batch.size == 1 else f"{batch.size:,} rows"
+    return (
+        f"batch {batch.name!r} has {rows}, {survey.name} {survey.rows:,}: {comparison.absent:,} of the batch not among"
+        " them; give this another name with --batch"
     )
-
-
-def _is_gone(host: str, pid: int) -> bool:
-    """Whether a process of this host has ended, though its last word is younger than its lease."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # it is another user's
-        return False
-    return False
 
 
 def _with_answers_of(generations: Sequence[Batch], wishes: Wishes) -> Thrift:
     if wishes.fresh:
         return replace(wishes.thrift, reuse=None)
-    ids = frozenset(generation.id for generation in generations if generation.state is not BatchState.PURGING)
+    ids = frozenset(generation.id for generation in generations)
     if wishes.thrift.reuse is not None:
         return replace(wishes.thrift, reuse=Reuse(refusals=bool(ids)))
     return replace(wishes.thrift, reuse=Reuse(ids, refusals=True) if ids else None)
-
-
-def base_name(name: str) -> str:
-    """Return the name of a batch's first generation."""
-    return _GENERATION.sub("", name)
 
 
 def _next_name(base: str, generations: Sequence[Batch]) -> str:

@@ -92,6 +92,8 @@ class RequestKeys:
         """Hash once what all rows share."""
         self._model = model
         self._settings = settings
+        # A function of the user's is given what the line holds, and may answer "x" otherwise than a message "x".
+        self._is_function = ":" in worker
         url = settings.get("url") or DEFAULT_URL
         identity: list[Json] = [worker, endpoint, url]
         others = {name: value for name, value in settings.items() if name not in _IN_THE_BODY}
@@ -113,6 +115,8 @@ class RequestKeys:
         else:
             digest = self._base.copy()
             digest.update(canonical(merge_body(self._model, self._settings, payload)).encode())
+            if self._is_function:
+                digest.update(canonical(prompt_of(payload)).encode())
         if sample:
             digest.update(f"#{sample}".encode())
         return digest.hexdigest()

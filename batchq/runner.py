@@ -26,6 +26,7 @@ from batchq.discovery import FoundWorker
 from batchq.errors import BatchqError, CannotGoOn, StoreError
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
 from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
+from batchq.pids import pid_space
 from batchq.slots import Slots
 from batchq.store import Store
 from batchq.worker import Endpoint
@@ -42,7 +43,8 @@ PATIENT_OUTLOOK_SECONDS = 5.0
 class RunnerOptions:
     """How a runner works: `lease_ms` and `drain_seconds` as on the command line.
 
-    `batch_ids` narrows it to these batches; `until_empty` ends it when nothing served is left.
+    `batch_ids` narrows it to these batches; `until_empty` ends it when nothing served is left. One that
+    `stays` is registered until it is told to `retire`: somebody still reads what it has done.
     """
 
     concurrency: int = 16
@@ -50,6 +52,7 @@ class RunnerOptions:
     drain_seconds: float = 120.0
     until_empty: bool = False
     batch_ids: frozenset[int] | None = None
+    stays: bool = False
 
     @property
     def renew_seconds(self) -> float:
@@ -91,6 +94,7 @@ class Runner:
             lease_ms=options.lease_ms,
             endpoints=json.dumps(self._base_urls),
             batch_ids=options.batch_ids,
+            pid_space=pid_space(),
         )
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._conversation = Conversation(store, self.identity)
@@ -150,6 +154,10 @@ class Runner:
         if isinstance(ended, BatchqError):
             raise ended
         return ended
+
+    async def retire(self) -> None:
+        """Say goodbye: nobody has to spare this runner's batches any more."""
+        await self._store.retire(self.identity)
 
     async def _work(self, clients: TaskGroup, calls: TaskGroup) -> Stop:
         await self._store.register(self.identity)
@@ -292,7 +300,8 @@ class Runner:
         with anyio.move_on_after(RELEASE_SECONDS):
             try:
                 await self._settle_rest()
-                await self._store.retire(self.identity)
+                if not self._options.stays:
+                    await self.retire()
             except StoreError as error:
                 self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
         self._log.info(log.WORKER_STOPPED, released=self._slots.released)

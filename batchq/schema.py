@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 1
-# In the place of the version: the file was empty, and is about to be removed.
+# In the place of the version: the file was empty, and is being removed.
 REMOVED = "removed"
 
 # Written into the header of a SQLite file, so that a foreign file is told from an empty queue ("bchq").
@@ -72,6 +72,8 @@ batches = Table(
     Column("enqueue_until", BigInteger, nullable=False),
     Column("sealed_at", BigInteger),
     Column("source", Text),
+    # Whether it holds just what an input holds: `run` and `prompt_map` made it, and may start its next generation.
+    Column("synchronised", Boolean, nullable=False),
     CheckConstraint("state IN ('open','paused','cancelled','purging')", name="batch_state"),
     CheckConstraint("max_attempts >= 1", name="batch_max_attempts"),
     CheckConstraint("call_timeout_ms > 0", name="batch_call_timeout"),
@@ -297,6 +299,8 @@ runners = Table(
     Column("id", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
+    # Where the pid means something: the boot and the pid namespace; NULL where that can't be told.
+    Column("pid_space", Text),
     Column("concurrency", Integer, nullable=False),
     # What an operator asked for since; the runner takes it over with its next beat.
     Column("wanted_concurrency", Integer),

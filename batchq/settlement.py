@@ -22,6 +22,9 @@ from batchq.pacing import asked_ms, delay_ms
 # The class of a stored row that can't be read: nothing was sent.
 BAD_ROW = "bad_row"
 
+# The class of an answer that was cut off at its token limit, unless that is allowed.
+TRUNCATED = "truncated"
+
 # Why a request can't succeed however often it is made: `run` does not try these again.
 REFUSED_CLASSES = frozenset(
     {

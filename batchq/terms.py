@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 from batchq.errors import UsageError
 from batchq.jobs import DEFAULT_CALL_TIMEOUT_MS, DEFAULT_MAX_ATTEMPTS, Json, NewBatch
 from batchq.producer import Policy
 from batchq.request import encode
+from batchq.worker import is_openrouter
 
 MAX_NAME = 120
 DEFAULT_WORKER: Final = "openrouter"
+# Settings of a batch that are no worker's own.
+RESERVED = frozenset({"params", "samples", "schema", "schema_tries", "server", "system", "url"})
 _OWNED = {
     "model": "it is the batch's model",
     "messages": "the prompts hold the messages",
@@ -84,6 +88,8 @@ def check_terms(terms: Terms) -> None:
     ):
         if value is not None and value < 1:
             raise UsageError(f"{what} is {value}: it must be at least 1")
+    for name in terms.others.keys() & RESERVED:
+        raise UsageError(f"a worker's own settings can't hold {name!r}: it means something to batchq")
     for name in terms.params.keys() & _OWNED.keys():
         raise UsageError(f"params can't set {name!r}: {_OWNED[name]}")
     try:
@@ -104,3 +110,13 @@ def check_name(name: str) -> None:
     else:
         return
     raise UsageError(f"{name!r} can't be the name of a batch: {problem}; choose another")
+
+
+def server_setting(base_url: str) -> dict[str, Json]:
+    """Return what tells the requests to one server from those to another, for whoever knows which it calls.
+
+    OpenRouter is the usual one, and goes unnamed. A digest, since a URL may hold a password.
+    """
+    if is_openrouter(base_url):
+        return {}
+    return {"server": blake2b(base_url.encode(), digest_size=8).hexdigest()}

@@ -1,6 +1,7 @@
 """Equal requests run once, answers of before are taken over, and whoever follows is read through its leader."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from completing import end_jobs, fail_odd, rows_of, succeed, with_store, write_lines
@@ -213,10 +214,30 @@ def test_nothing_is_reused_that_asks_another_worker_or_model(database, prompts):
         assert add(database, prompts, named, Thrift(reuse=Reuse())).reused == 0
 
 
+def cut_off_or_fail(claim):
+    outcome = fail_odd(claim)
+    return Succeeded(replace(outcome.answer, finish_reason="length")) if isinstance(outcome, Succeeded) else outcome
+
+
+async def set_policy(store, **changes):
+    await store.update_policy(await store.batch("b"), changes)
+
+
+def test_a_message_and_the_text_in_it_are_two_requests_to_a_function(database, prompts):
+    function = NewBatch("b", "script.py:shout")
+    add(database, write_lines(prompts, ["a"]), function)
+    with_store(database, lambda store: end_jobs(store, worker="script.py:shout"))
+    message = [{"messages": [{"role": "user", "content": "a"}]}]
+    other = NewBatch("other", "script.py:shout")
+    assert add(database, write_lines(prompts, message), other, Thrift(reuse=Reuse())).reused == 0
+
+
 def test_failed_and_truncated_answers_are_not_reused_unless_wanted(database, prompts):
     write_lines(prompts, ["a", "b"])
     add(database, prompts, NewBatch("b", "echo", allow_truncated=True))
-    with_store(database, lambda store: end_jobs(store, fail_odd))
+    with_store(database, lambda store: end_jobs(store, cut_off_or_fail))
+    # What counts is the answer itself, whatever its batch allows by now.
+    with_store(database, lambda store: set_policy(store, allow_truncated=False))
     reuse = Thrift(reuse=Reuse())
     assert add(database, prompts, NewBatch("strict", "echo"), reuse).reused == 0
     assert add(database, prompts, NewBatch("loose", "echo", allow_truncated=True), reuse).reused == 1

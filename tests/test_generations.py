@@ -1,20 +1,26 @@
 """`run` synchronises: the same rows resume, more rows are added, others start a generation that pays only for them."""
 
+import asyncio
 import json
 import os
 import signal
+import sqlite3
 import uuid
+from contextlib import closing, contextmanager
 
 import pytest
-from completing import end_jobs, fail_odd, rows_of, with_store, write_lines
+from completing import end_jobs, fail_odd, rows_of, succeed, with_store, write_lines
 from fake_provider import running_provider
 from processes import bench, wait_for
 
 from batchq.errors import BatchConflict
 from batchq.formats import ReadOptions
-from batchq.generations import Wishes, base_name, synchronise
-from batchq.jobs import Failed, NewBatch, Reason, RunnerIdentity
-from batchq.producer import Thrift
+from batchq.generations import Wishes, synchronise
+from batchq.jobs import Ended, Failed, NewBatch, Reason, RunnerIdentity, Serving, Wants
+from batchq.pids import pid_space
+from batchq.producer import Policy, Thrift, enqueue
+from batchq.settlement import settle
+from batchq.store import ExchangeRequest
 from batchq.survey import survey_input
 
 BATCH = NewBatch("b", "echo")
@@ -55,13 +61,15 @@ def names(database):
     return [name for (name,) in with_rows(database, "SELECT name FROM batches ORDER BY id")]
 
 
-def with_rows(database, sql):
-    import sqlite3
+@contextmanager
+def with_connection(database):
+    with closing(sqlite3.connect(database)) as connection, connection:
+        yield connection
 
-    with sqlite3.connect(database) as connection:
-        found = connection.execute(sql).fetchall()
-    connection.close()
-    return found
+
+def with_rows(database, sql):
+    with with_connection(database) as connection:
+        return connection.execute(sql).fetchall()
 
 
 def test_the_same_rows_are_the_same_batch(database, prompts):
@@ -123,15 +131,79 @@ def test_a_generation_that_a_live_process_was_started_for_goes_on(database, prom
     assert with_store(database, end_jobs) == 3
 
 
-def test_a_process_of_this_host_that_has_ended_keeps_nothing(database, prompts):
+@pytest.mark.parametrize(("space", "superseded"), [(pid_space(), ("b",)), ("another container's", ()), (None, ())])
+def test_a_process_that_has_ended_keeps_nothing_where_its_pid_means_something(database, prompts, space, superseded):
     old = sync(database, prompts, ["a", "b"]).batch
     pid = os.fork()
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    gone = RunnerIdentity("r", os.uname().nodename, pid, 16, "echo", 60_000, batch_ids=frozenset([old.id]))
+    gone = RunnerIdentity(
+        "r", os.uname().nodename, pid, 16, "echo", 60_000, batch_ids=frozenset([old.id]), pid_space=space
+    )
     with_store(database, lambda store: store.register(gone))
-    assert sync(database, prompts, ["x"]).superseded == ("b",)
+    assert sync(database, prompts, ["x"]).superseded == superseded
+
+
+def test_calls_that_a_general_worker_is_making_are_waited_for_and_not_paid_for_twice(database, prompts):
+    async def supersede_beside_a_call(store):
+        hand = RunnerIdentity("general", "host", os.getpid(), 1, "echo", 60_000, pid_space=pid_space())
+        await store.register(hand)
+        serving = (Serving("echo", "default", "http://127.0.0.1:1/v1", opened=True),)
+        (claim,) = (await store.exchange(ExchangeRequest(hand, [], [], Wants(1, serving)))).claims
+        with survey_input(write_lines(prompts, ["a", "x"]), ReadOptions()) as survey:
+            changing = asyncio.create_task(synchronise(store, survey, BATCH, Wishes(on_waiting=said.append)))
+            while not said:
+                await asyncio.sleep(0.01)
+            assert not changing.done()
+            ended = settle(Ended(claim, succeed(claim), 1))
+            await store.exchange(ExchangeRequest(hand, [ended], [], Wants(0, serving)))
+            return await changing
+
+    said: list[str] = []
+    sync(database, prompts, ["a", "b"])
+    changed = with_store(database, supersede_beside_a_call)
+    assert changed.superseded == ("b",)
+    assert changed.enqueued.reused == 1
+    assert answers(database, "b") == ["answer 0", "cancelled"]
+
+
+def test_a_batch_that_was_enqueued_by_itself_is_nobodys_to_change(database, prompts):
+    with survey_input(write_lines(prompts, ["a", "b"]), ReadOptions()) as survey:
+        with_store(database, lambda store: enqueue(store, survey, BATCH))
+    assert sync(database, prompts, ["a", "b"]).batch.name == "b"
+    with pytest.raises(BatchConflict, match="position 0"):
+        sync(database, prompts, ["x"])
+    with pytest.raises(BatchConflict, match="1 of the batch not among them"):
+        sync(database, prompts, ["a"])
+    assert names(database) == ["b"]
+
+
+def test_a_batch_whose_name_differs_in_capitals_is_another(database, prompts):
+    sync(database, prompts, ["a"], NewBatch("B~2", "echo"))
+    assert sync(database, prompts, ["x"]).superseded == ()
+    assert names(database) == ["B~2", "b"]
+
+
+def test_a_revival_that_was_left_half_way_is_completed(database, prompts):
+    sync(database, prompts, ["a", "b"])
+    with_store(database, cancel)
+    with with_connection(database) as connection:
+        connection.execute("UPDATE batches SET state = 'open'")
+    assert sync(database, prompts, ["a", "b"]).retried == 2
+
+
+async def cancel(store):
+    await store.cancel(await store.batch("b"))
+
+
+def test_truncated_answers_run_again_once_they_are_allowed(database, prompts):
+    sync(database, prompts, ["a", "b"])
+    with_store(database, lambda store: end_jobs(store, lambda _claim: Failed(Reason("truncated", "cut off"))))
+    assert sync(database, prompts, ["a", "b"]).retried == 0
+    assert sync(database, prompts, ["c", "a"], policy=Policy(allow_truncated=False)).enqueued.reused == 1
+    allowed = sync(database, prompts, ["a", "b"], policy=Policy(allow_truncated=True))
+    assert allowed.retried == 2
 
 
 def refuse_then_time_out(claim):
@@ -197,15 +269,24 @@ def test_other_settings_under_the_same_name_are_an_error(database, prompts):
 def test_a_name_with_a_tilde_of_its_own_is_no_generation(database, prompts):
     sync(database, prompts, ["a"], NewBatch("b~draft", "echo"))
     assert sync(database, prompts, ["z"]).batch.name == "b"
-    assert [base_name(name) for name in ("b", "b~2", "b~draft", "b~2~3")] == ["b", "b", "b~draft", "b~2"]
 
 
-def test_rows_with_custom_ids_may_come_in_another_order(database, prompts):
+def test_rows_with_custom_ids_stand_in_the_order_of_the_input(database, prompts):
     rows = [{"prompt": prompt, "custom_id": prompt} for prompt in "abc"]
     sync(database, prompts, rows)
-    assert sync(database, prompts, rows[::-1]).batch.name == "b"
     with_store(database, end_jobs)
-    assert sync(database, prompts, rows[1:]).batch.name == "b~2"
+    more = [*rows, {"prompt": "d", "custom_id": "d"}]
+    assert sync(database, prompts, more).batch.name == "b"
+    with_store(database, end_jobs)
+    for number, changed in ((2, more[::-1]), (3, [{"prompt": "e", "custom_id": "e"}, *rows]), (4, rows[1:])):
+        found = sync(database, prompts, changed)
+        assert found.batch.name == f"b~{number}"
+        assert found.enqueued.reused == len(rows) + (number == 2) - (number == 4)
+        with_store(database, end_jobs)
+        ids = [custom_id for (custom_id,) in with_rows(
+            database, f"SELECT custom_id FROM jobs WHERE batch_id = {found.batch.id} ORDER BY position"
+        )]  # fmt: skip
+        assert ids == [row["custom_id"] for row in changed]
 
 
 def test_the_log_of_a_taken_over_answer_is_empty(database, prompts):

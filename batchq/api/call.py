@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from batchq.money import nano_dollars
 from batchq.producer import Policy, Thrift, complete, run_name
 from batchq.store import Store
 from batchq.survey import Survey
-from batchq.terms import DEFAULT_WORKER, Terms, check_name, check_terms
+from batchq.terms import DEFAULT_WORKER, Terms, check_name, check_terms, server_setting
 from batchq.worker import Endpoint
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Ready:
     endpoint: Endpoint
     terms: Terms
     default_model: str | None
+    on_waiting: Callable[[str], None] = lambda _why: None
 
     async def enqueue(self, store: Store) -> Synchronised | None:
         """Make a batch of the prompts, or find the one that they are; None where there are none.
@@ -105,6 +106,7 @@ class Ready:
                 f"{self.worker.name} needs a model: pass model_name=, or set MODEL in the environment or in .env"
             )
         filled = complete(self.terms.new_batch(""), survey, default_model=self.default_model)
+        filled = replace(filled, settings={**filled.settings, **server_setting(self.endpoint.base_url)})
         named = replace(filled, name=self.call.batch or run_name(script_name(), filled))
         place = (named.worker, self.endpoint.base_url, named.model)
 
@@ -112,7 +114,7 @@ class Ready:
             if self.call.rpm_limit is not None:
                 await change_limits(store, *place, limits_given(rpm=self.call.rpm_limit))
 
-        wishes = Wishes(self.terms.policy, Thrift(dedupe=True), self.call.fresh, limit)
+        wishes = Wishes(self.terms.policy, Thrift(dedupe=True), self.call.fresh, limit, self.on_waiting)
         return await synchronise(store, survey, named, wishes)
 
 

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from batchq.generations import Synchronised, base_name, is_used
-from batchq.jobs import BatchState, Progress
+import anyio.to_thread
+
+from batchq.database import remove_if_empty
+from batchq.display.messages import say
+from batchq.errors import BatchqError
+from batchq.generations import Synchronised
+from batchq.jobs import BatchState
 from batchq.store import Store
 
 
-async def take_down(store: Store, found: Synchronised, progress: Progress) -> None:
-    """Delete a batch whose jobs are all done, and the queue's file with it if nothing else is in it."""
-    if progress.counts.done == progress.counts.total:
-        await _purge_generations(store, found)
-        await _close_and_remove_if_empty(store)
+async def take_down(store: Store, found: Synchronised, *, complete: bool) -> None:
+    """Delete the batch of a call that is complete, and the queue's file if nothing else is in it; close the store.
+
+    What somebody else still wants is left alone. A failure is said, not raised: the answers are there.
+    """
+    if not complete:
+        return
+    try:
+        await _purge(store, found)
+        await store.close()
+        path = Path(store.location)
+        await anyio.to_thread.run_sync(partial(remove_if_empty, path))
+    except (BatchqError, OSError) as error:
+        say(f"batchq: {found.batch.name} could not be taken down: {error}")
 
 
-async def _purge_generations(store: Store, found: Synchronised) -> None:
-    """Delete the batch of a call, and the generations that it took the place of, but none that others wait for."""
-    generations = await store.generations(base_name(found.batch.name))
-    ended = {BatchState.CANCELLED, BatchState.PURGING}
-    for old in generations:
-        if old.id != found.batch.id and old.state not in ended:
-            continue
-        progress = await store.progress(old.name)
-        if not is_used(old, progress.runners):
-            await store.purge(old)
-
-
-async def _close_and_remove_if_empty(store: Store) -> None:
-    """Close a queue, and remove its file if there is nothing in it and nobody at work."""
-    path = Path(store.location)
-    gone = await store.give_up()
-    await store.close()
-    if gone:
-        for name in _files_of(path):
-            name.unlink(missing_ok=True)
-
-
-def _files_of(path: Path) -> Sequence[Path]:
-    """Return a queue's file behind what SQLite keeps beside it."""
-    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal", "")]
+async def _purge(store: Store, found: Synchronised) -> None:
+    """Delete the batch, if it holds no more than this call has seen, and the generations that the call superseded."""
+    own = await store.batch(found.batch.name)
+    if own.id != found.batch.id or not await store.purge_if_unwanted(replace(own, size=found.enqueued.total)):
+        return
+    for name in found.superseded:
+        with suppress(BatchqError):  # somebody else may have deleted it
+            old = await store.batch(name)
+            if old.state is BatchState.CANCELLED:
+                await store.purge_if_unwanted(old)

@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from batchq.config import Settings
     from batchq.discovery import FoundWorker
     from batchq.generations import Synchronised
-    from batchq.jobs import Batch, NewBatch
+    from batchq.jobs import Batch, Json, NewBatch
     from batchq.runner import RunnerOptions
     from batchq.store import Store
     from batchq.survey import Survey
     from batchq.worker import Endpoint
 
 _MODEL = "{model}"
+_KEEP_SECONDS = 2.0
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -102,6 +103,7 @@ def run(
     from batchq.collecting import check_output
     from batchq.process import run_event_loop
     from batchq.runner import RunnerOptions
+    from batchq.terms import server_setting
 
     limits, shape = asked_limits(options), output_options_of(options)
     asked, path = Asked(**options), None if source == "-" else Path(source)
@@ -116,7 +118,8 @@ def run(
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):
         own = next(iter(workers.values()))
-        full = [_with_own(item, own, asked.models) for item in unnamed]
+        server = server_setting(endpoint.base_url)
+        full = [_with_own(item, own, asked.models, server) for item in unnamed]
         new = [_named(item, name, asked.models, given=batch is not None) for item in full]
         work = _Work(settings, survey, new, asked, limits, workers, endpoint, runs, fresh)
         code = work.run(db)
@@ -162,10 +165,10 @@ def _for_models(out: Path, models: tuple[str, ...], flag: str) -> list[Path]:
     return found
 
 
-def _with_own(new: NewBatch, worker: FoundWorker, models: tuple[str, ...]) -> NewBatch:
-    """Return a batch with what its worker says of its requests: an agent's instructions, say."""
+def _with_own(new: NewBatch, worker: FoundWorker, models: tuple[str, ...], server: dict[str, Json]) -> NewBatch:
+    """Return a batch with what its worker says of its requests (an agent's instructions, say), and its server."""
     model = new.model if models else worker.model or new.model
-    return replace(new, model=model, settings={**worker.settings, **new.settings})
+    return replace(new, model=model, settings={**worker.settings, **new.settings, **server})
 
 
 def _named(new: NewBatch, stem: str, models: tuple[str, ...], *, given: bool) -> NewBatch:
@@ -229,14 +232,14 @@ class _Work:
             raise CannotGoOn(f"{error}; then run the same command again. What is done by now: {collect}") from error
 
     async def _enqueue_and_work(self) -> int:
-        from batchq.process import run_until_interrupted
+        from batchq.process import beside, run_until_interrupted
         from batchq.runner import Runner
         from batchq.store import open_store
 
         on_locked = lambda why: say(f"batchq: {why}")  # noqa: E731
         async with await open_store(self.settings.db, create=True, on_locked=on_locked) as store:
             for new in self.new:
-                done = await self._synchronise(store, new)
+                done = await beside(partial(self._synchronise, store, new), partial(self._keep_wanted, store))
                 self.batches.append(done.batch)
                 _tell(done, store)
             options = replace(self.options, batch_ids=frozenset(batch.id for batch in self.batches))
@@ -247,8 +250,18 @@ class _Work:
         from batchq.generations import Wishes, synchronise
 
         setter = self.limits.setter(store, new.worker, self.endpoint.base_url, new.model)
-        wishes = Wishes(policy_of(self.asked), thrift_of(self.asked), self.fresh, setter)
+        on_waiting = lambda why: say(f"batchq: {why}")  # noqa: E731
+        wishes = Wishes(policy_of(self.asked), thrift_of(self.asked), self.fresh, setter, on_waiting)
         return await synchronise(store, self.survey, new, wishes)
+
+    async def _keep_wanted(self, store: Store) -> None:
+        """Keep others from taking the place of the batches that are there already, until their runner starts."""
+        import anyio
+
+        while True:
+            for batch in self.batches:
+                await store.keep_alive(batch)
+            await anyio.sleep(_KEEP_SECONDS)
 
     async def _watched(self, store: Store, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         """Run `main` and show how far the batches are."""

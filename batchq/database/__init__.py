@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batchq.database.opening import sqlite_path
+from batchq.database.removal import remove_if_empty
 from batchq.database.sqlite import OnLocked, SqliteDatabase, Transaction, Watcher, open_sqlite
 
-__all__ = ["OnLocked", "SqliteDatabase", "Transaction", "Watcher", "open_sqlite", "sqlite_path"]
+__all__ = ["OnLocked", "SqliteDatabase", "Transaction", "Watcher", "open_sqlite", "remove_if_empty", "sqlite_path"]

@@ -41,7 +41,8 @@ class NewBatch:
     `source` names the input that the rows come from. `budget` is in nano-dollars; a batch that has spent
     it is not claimed from, nor one whose provider tells no cost, unless `allow_unknown_cost`.
     `allow_truncated` takes an answer that was cut off at its token limit, `keep_response` stores the
-    provider's whole answer.
+    provider's whole answer. One that is `synchronised` holds just what an input holds: `run` and
+    `prompt_map` made it, and start its next generation where the input has changed.
     """
 
     name: str
@@ -57,6 +58,7 @@ class NewBatch:
     allow_unknown_cost: bool = False
     allow_truncated: bool = False
     keep_response: bool = False
+    synchronised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Batch:
     allow_unknown_cost: bool = False
     allow_truncated: bool = False
     keep_response: bool = False
+    synchronised: bool = False
 
     def has_spent(self, cost: int | None, priced: int, unpriced: int) -> bool:
         """Whether `cost` nano-dollars, told by `priced` answers, use up the budget.

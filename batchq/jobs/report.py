@@ -144,7 +144,8 @@ class Lane:
 class RunnerInfo:
     """A worker process as people see it; never used for correctness.
 
-    `endpoints` are its base URLs by name, `batch_ids` the batches that it serves, None where it serves any.
+    `endpoints` are its base URLs by name, `batch_ids` the batches that it serves, None where it serves any,
+    `pid_space` tells among which processes its `pid` means something.
     """
 
     id: str
@@ -158,6 +159,7 @@ class RunnerInfo:
     live: bool
     endpoints: Mapping[str, str] = field(default_factory=dict)
     batch_ids: frozenset[int] | None = None
+    pid_space: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,13 +157,15 @@ class Store(Reading):
         for batch in await self._database.read(operate.abandoned_cancels):
             await self._finish_cancel(batch)
 
-    async def retry(self, batch: Batch, *, error_class: str | None = None) -> int:
-        """Send failed and cancelled jobs back to pending, in chunks; return how many."""
-        await self._write(partial(operate.revive, batch_id=batch.id))
+    async def retry(self, batch: Batch, *, error_class: str | None = None, revive: bool = True) -> int:
+        """Send failed and cancelled jobs back to pending, in chunks; return how many.
+
+        A cancelled batch is opened again; without `revive` it is left as it is.
+        """
         moved, after = 0, 0
         while True:
             count, last = await self._write(
-                partial(operate.retry_chunk, batch=batch, after=after, error_class=error_class)
+                partial(operate.retry_chunk, batch=batch, after=after, error_class=error_class, revive=revive)
             )
             if last is None:
                 return moved
@@ -176,13 +178,12 @@ class Store(Reading):
             removed += count
         return removed
 
-    async def give_up(self) -> bool:
-        """Make a queue without batches and without live runners unusable, so that its file can be removed.
-
-        False where there is something in it. Whoever has opened it meanwhile is refused, and writes nothing that
-        would be lost with the file.
-        """
-        return await self._write(operate.give_up)
+    async def purge_if_unwanted(self, batch: Batch) -> bool:
+        """Delete a batch if it is as `batch` says, ended, and nobody waits for it; return whether it was."""
+        if not await self._write(partial(operate.claim_purge, batch=batch)):
+            return False
+        await self.purge(batch)
+        return True
 
     async def _finish_cancel(self, batch: Batch) -> int:
         moved = 0

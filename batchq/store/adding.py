@@ -24,8 +24,9 @@ _INSERT = (
     "VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)"
 )
 _BATCH = select(
-    batches.c.id, batches.c.name, batches.c.size, batches.c.state, batches.c.allow_truncated, batches.c.keep_response
-)
+    batches.c.id, batches.c.name, batches.c.size, batches.c.state, batches.c.allow_truncated, batches.c.keep_response,
+    batches.c.synchronised,
+)  # fmt: skip
 _ENDED = {BatchState.CANCELLED: "cancelled", BatchState.PURGING: "purged"}
 
 
@@ -43,7 +44,7 @@ def add_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob], reuse: Reu
 
     A job is the same if custom_id (position, where there is none) and key are. Raises BatchConflict
     for another key, and for a cancelled batch. The positions of jobs with a custom_id follow what the
-    batch holds by now.
+    batch holds by now, except in a synchronised batch, where each has its own.
     """
     batch = tx.connection.execute(_BATCH.where(batches.c.id == batch_id)).one_or_none()
     if batch is None:
@@ -82,9 +83,11 @@ def _place(tx: Transaction, batch: AnyRow, chunk: Sequence[NewJob]) -> list[Plac
         if found is not None:
             if found.key != job.key:
                 raise RowConflict(conflict_message(job, found, batch.name))
+            if batch.synchronised and found.position != job.position:
+                raise RowConflict(f"row {job.position} is at position {found.position} of the batch")
             continue
         position = size + len(placed)
-        if not by_id and position != job.position:
+        if position != job.position and (batch.synchronised or not by_id):
             raise RowConflict(f"row {job.position} can't follow row {position - 1}: another enqueue is in the way")
         placed.append(Placed(position, job))
     return placed

@@ -37,9 +37,12 @@ def list_batches(tx: Transaction) -> list[Batch]:
 
 def find_generations(tx: Transaction, base: str) -> list[Batch]:
     """Return the batches named `base`, `base~2`, `base~3`, …, newest first."""
-    named = or_(batches.c.name == base, batches.c.name.startswith(f"{base}~", autoescape=True))
-    rows = tx.connection.execute(select(batches).where(named).order_by(batches.c.id.desc())).all()
-    return [batch_from(row) for row in rows if _GENERATION.fullmatch(row.name[len(base) :])]
+    alike = or_(batches.c.name == base, batches.c.name.startswith(f"{base}~", autoescape=True))
+    rows = tx.connection.execute(select(batches).where(alike).order_by(batches.c.id.desc())).all()
+    # LIKE takes capital letters for small ones, in SQLite.
+    return [
+        batch_from(row) for row in rows if row.name.startswith(base) and _GENERATION.fullmatch(row.name[len(base) :])
+    ]
 
 
 def open_batch(tx: Transaction, new: NewBatch) -> Batch:
@@ -80,6 +83,7 @@ def _make_batch(tx: Transaction, new: NewBatch) -> None:
             created_at=tx.now,
             enqueue_until=tx.now + ENQUEUE_ALIVE_MS,
             source=new.source,
+            synchronised=new.synchronised,
         )
     )
 

@@ -246,4 +246,5 @@ def batch_from(row: AnyRow) -> Batch:
         allow_unknown_cost=row.allow_unknown_cost,
         allow_truncated=row.allow_truncated,
         keep_response=row.keep_response,
+        synchronised=row.synchronised,
     )

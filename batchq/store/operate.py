@@ -9,8 +9,8 @@ from sqlalchemy import and_, delete, func, literal_column, or_, select, update
 from batchq.database import Transaction
 from batchq.database.dialect import json_list
 from batchq.jobs import Batch, BatchState
-from batchq.schema import CLAIMABLE, REMOVED, attempts, batches, jobs, meta, tallies
-from batchq.store.find import INFLIGHT, PENDING, batch_from
+from batchq.schema import CLAIMABLE, attempts, batches, jobs, tallies
+from batchq.store.find import INFLIGHT, PENDING, batch_from, now_ms
 from batchq.store.lanes import reopen
 from batchq.store.log import log_taken_away
 from batchq.store.runners import read_runners
@@ -33,11 +33,6 @@ def start_cancel(tx: Transaction, batch_id: int) -> None:
         _move(tx, batch_id, state, BatchState.CANCELLED)
 
 
-def revive(tx: Transaction, batch_id: int) -> None:
-    """Open a cancelled batch."""
-    _move(tx, batch_id, BatchState.CANCELLED, BatchState.OPEN)
-
-
 def resume_batch(tx: Transaction, batch: Batch) -> int:
     """Open a paused batch and reopen the halted lanes of its worker and model; return how many lanes."""
     _move(tx, batch.id, BatchState.PAUSED, BatchState.OPEN)
@@ -46,8 +41,7 @@ def resume_batch(tx: Transaction, batch: Batch) -> int:
 
 def cancel_chunk(tx: Transaction, batch_id: int) -> int:
     """Cancel up to 2,000 unfinished jobs of a batch, if it is still cancelled; return how many."""
-    state = tx.connection.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar_one_or_none()
-    if state != BatchState.CANCELLED:
+    if _state_of(tx, batch_id) != BatchState.CANCELLED:
         return 0
     tally = Tally()
     moved = 0
@@ -77,11 +71,18 @@ def abandoned_cancels(tx: Transaction) -> list[Batch]:
     return [batch_from(row) for row in rows]
 
 
-def retry_chunk(tx: Transaction, batch: Batch, after: int, error_class: str | None) -> tuple[int, int | None]:
+def retry_chunk(
+    tx: Transaction, batch: Batch, after: int, error_class: str | None, *, revive: bool
+) -> tuple[int, int | None]:
     """Send up to 2,000 failed or cancelled jobs behind id `after` back to pending.
 
     Attempts start again; the token stays, and what was spent. Returns how many, and the last id (None: no more).
+    A cancelled batch is opened by `revive`; without that, nothing of one is sent back.
     """
+    if revive:
+        _move(tx, batch.id, BatchState.CANCELLED, BatchState.OPEN)
+    elif _state_of(tx, batch.id) == BatchState.CANCELLED:
+        return 0, None
     chosen = (
         select(jobs.c.id, jobs.c.state, jobs.c.followers)
         .where(jobs.c.batch_id == batch.id, jobs.c.state.in_(("failed", "cancelled")), jobs.c.id > after)
@@ -125,14 +126,35 @@ def purge_chunk(tx: Transaction, batch_id: int) -> int:
     return removed
 
 
-def give_up(tx: Transaction) -> bool:
-    """Mark a queue as removed if it has no batch and no runner is at work on it."""
-    if tx.connection.execute(select(batches.c.id).limit(1)).first() is not None:
+def claim_purge(tx: Transaction, batch: Batch) -> bool:
+    """Mark a batch as being purged if it is as it was seen, and nobody wants it; return whether it was.
+
+    Wanted is what has live jobs, is not complete or about to be run, or has a live runner that was started for it.
+    """
+    row = tx.connection.execute(select(batches).where(batches.c.id == batch.id)).one_or_none()
+    if row is None or row.size != batch.size or row.state == BatchState.PAUSED:
         return False
-    if any(runner.live for runner in read_runners(tx)):
+    if (row.sealed_at is None and row.state == BatchState.OPEN) or row.enqueue_until > tx.now:
         return False
-    tx.connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=REMOVED))
+    live = select(jobs.c.id).where(jobs.c.batch_id == batch.id, CLAIMABLE).limit(1)
+    if tx.connection.execute(live).first() is not None:
+        return False
+    if any(runner.live and batch.id in (runner.batch_ids or ()) for runner in read_runners(tx)):
+        return False
+    tx.connection.execute(update(batches).where(batches.c.id == batch.id).values(state=BatchState.PURGING.value))
     return True
+
+
+def holders(tx: Transaction, batch_id: int) -> frozenset[str]:
+    """Return the ids of the runners that hold jobs of a batch under leases that have not run out."""
+    held = select(jobs.c.claimed_by).where(
+        jobs.c.batch_id == batch_id, INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms
+    )
+    return frozenset(tx.connection.execute(held.distinct(), {"now": tx.now}).scalars().all())
+
+
+def _state_of(tx: Transaction, batch_id: int) -> str | None:
+    return tx.connection.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar_one_or_none()
 
 
 def _move(tx: Transaction, batch_id: int, source: BatchState, target: BatchState) -> None:

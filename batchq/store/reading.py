@@ -142,6 +142,10 @@ class Reading:
         """Return the runners that did not say goodbye."""
         return await self._database.read(runners.read_runners)
 
+    async def holders(self, batch: Batch) -> frozenset[str]:
+        """Return the ids of the runners that hold jobs of a batch under leases that have not run out."""
+        return await self._database.read(partial(operate.holders, batch_id=batch.id))
+
     async def lanes(self) -> tuple[Lane, ...]:
         """Return the lanes that ever had news."""
         return await self._database.read(read_lanes)

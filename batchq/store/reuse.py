@@ -12,8 +12,8 @@ from sqlalchemy.types import Boolean
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows
 from batchq.jobs import JobState, Reuse
-from batchq.schema import ENDED, batches, jobs
-from batchq.settlement import REFUSED_CLASSES
+from batchq.schema import ENDED, jobs
+from batchq.settlement import REFUSED_CLASSES, TRUNCATED
 from batchq.store.find import AnyRow, AnySelect, now_ms
 from batchq.store.followers import Placed
 from batchq.store.tally import Tally
@@ -23,7 +23,8 @@ _FREE = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "
 
 _allow_truncated = bindparam("allow_truncated", type_=Boolean())
 _keep_response = bindparam("keep_response", type_=Boolean())
-_not_truncated = select(batches.c.id).where(batches.c.allow_truncated.is_(False))
+# What providers call an answer that was cut off at its token limit.
+_CUT_OFF = ("length", "max_tokens", "max_output_tokens")
 
 _copied = json_rows(
     "copied",
@@ -61,11 +62,13 @@ def find_statement(state: JobState, *, narrowed: bool) -> AnySelect:
         jobs.c.key.in_(json_list("keys")),
         jobs.c.state == state.value,
         # What this batch would not have taken, or would have kept, is no answer to it.
-        or_(_allow_truncated, jobs.c.batch_id.in_(_not_truncated)),
+        or_(_allow_truncated, jobs.c.finish_reason.is_(None), jobs.c.finish_reason.not_in(_CUT_OFF)),
         or_(~_keep_response, jobs.c.response.is_not(None), jobs.c.state == JobState.FAILED.value),
     )
     if state is JobState.FAILED:
-        chosen = chosen.where(jobs.c.error_class.in_(sorted(REFUSED_CLASSES)))
+        chosen = chosen.where(
+            jobs.c.error_class.in_(sorted(REFUSED_CLASSES)), or_(~_allow_truncated, jobs.c.error_class != TRUNCATED)
+        )
     if narrowed:
         chosen = chosen.where(jobs.c.batch_id.in_(json_list("batch_ids")))
     return chosen.group_by(jobs.c.key)

@@ -53,6 +53,7 @@ def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> int | None:
         "id": runner.id,
         "host": runner.host,
         "pid": runner.pid,
+        "pid_space": runner.pid_space,
         "concurrency": runner.concurrency,
         "in_flight": in_flight,
         "serves": runner.serves,
@@ -115,6 +116,7 @@ def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
             seen_at=row.seen_at,
             live=row.seen_at + row.lease_ms >= tx.now,
             batch_ids=None if row.batch_ids is None else frozenset(json.loads(row.batch_ids)),
+            pid_space=row.pid_space,
         )
         for row in rows
     )
