@@ -7,6 +7,7 @@ is at work on it.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,16 +26,21 @@ from batchq.store.enqueue import refuse_other_settings
 from batchq.survey import Survey
 
 # Another process may begin the same generation, or fill the one that we chose with other rows.
-_TRIES = 20
+_TRIES = 100
+_PAUSE_SECONDS = (0.02, 0.2)
 _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Synchronised:
-    """What became of an input: its batch, how many failed jobs run again, and the generations that it superseded."""
+    """What became of an input: its batch, and the generations that it superseded.
+
+    `retried` jobs had failed and run again, `revived` ones had been cancelled.
+    """
 
     enqueued: Enqueued
     retried: int = 0
+    revived: int = 0
     superseded: tuple[str, ...] = ()
 
     @property
@@ -65,26 +71,45 @@ async def synchronise(store: Store, survey: Survey, new: NewBatch, wishes: Wishe
     and has other rows.
     """
     new = replace(new, synchronised=True)
+    first_key = Rows(survey, new).first().key
+    others: set[int] = set()  # generations that were found to hold something else, which they do for ever
     for _ in range(_TRIES):
-        generations = [batch for batch in await store.generations(new.name) if batch.state is not BatchState.PURGING]
+        every = await store.generations(new.name)
+        generations = [batch for batch in every if batch.state is not BatchState.PURGING]
         for generation in generations[:1]:
             refuse_other_settings(generation, new)
         try:
-            found = None if wishes.fresh else await _resume(store, survey, new, generations, wishes)
+            alike = await _alike(store, generations, first_key, others)
+            found = None if wishes.fresh else await _resume(store, survey, new, alike, generations, wishes)
+            others |= {generation.id for generation in generations}
             if found is None:
-                found = await _begin(store, survey, new, generations, wishes)
+                found = await _begin(store, survey, replace(new, name=_next_name(new.name, every)), generations, wishes)
         except RowConflict:
-            continue  # somebody else has put other rows there meanwhile
-        if found is not None:
-            return found
+            others.clear()  # somebody else has put other rows there meanwhile
+        else:
+            if found is not None:
+                return found
+        await anyio.sleep(random.uniform(*_PAUSE_SECONDS))
     raise BatchConflict(f"{new.name!r} is being changed by several others at once: run this again")
 
 
+async def _alike(store: Store, generations: Sequence[Batch], first_key: str, others: set[int]) -> list[Batch]:
+    """Return the generations that may hold the input: those that were enqueued by themselves, or begin like it."""
+    unknown = [generation for generation in generations if generation.id not in others]
+    keys = await store.first_keys([generation.id for generation in unknown])
+    return [found for found in unknown if not found.synchronised or keys.get(found.id, first_key) == first_key]
+
+
 async def _resume(
-    store: Store, survey: Survey, new: NewBatch, generations: Sequence[Batch], wishes: Wishes
+    store: Store,
+    survey: Survey,
+    new: NewBatch,
+    alike: Sequence[Batch],
+    generations: Sequence[Batch],
+    wishes: Wishes,
 ) -> Synchronised | None:
     """Go on with the newest generation whose jobs are all of the input; None where there is none."""
-    for generation in generations:
+    for generation in alike:
         comparison = await compare(store, survey, generation)
         whole = comparison.conflict is None and not comparison.absent
         if not whole and not generation.synchronised:
@@ -92,13 +117,13 @@ async def _resume(
         if not whole:
             continue
         # Also in an open batch there may be some: whoever revived it last may not have come to its end.
-        retried = await store.retry(generation, error_class="cancelled")
+        revived = await store.retry(generation, error_class="cancelled")
         batch = await store.open_batch(replace(new, name=generation.name))
         done = await fill(
             store, Rows(survey, batch), batch, comparison, policy=wishes.policy, source=new.source,
             thrift=_with_answers_of(generations, wishes), before_adding=wishes.before_adding,
         )  # fmt: skip
-        return Synchronised(done, retried + await _retry_what_may_pass(store, done.batch))
+        return Synchronised(done, await _retry_what_may_pass(store, done.batch), revived)
     return None
 
 
@@ -110,14 +135,13 @@ async def _retry_what_may_pass(store: Store, batch: Batch) -> int:
 
 
 async def _begin(
-    store: Store, survey: Survey, new: NewBatch, generations: Sequence[Batch], wishes: Wishes
+    store: Store, survey: Survey, named: NewBatch, generations: Sequence[Batch], wishes: Wishes
 ) -> Synchronised | None:
-    """Make the next generation; None where somebody else just made it."""
+    """Make the next generation; None where somebody else just made one of that name."""
     thrift = _with_answers_of(() if wishes.fresh else generations, wishes)
     superseded = await _supersede(store, generations, wishes)
     if wishes.before_adding is not None:
         await wishes.before_adding()
-    named = replace(new, name=_next_name(new.name, generations))
     rows = Rows(survey, named)
     # The first row comes with the batch: nobody takes it for the beginning of another input.
     made = await store.make_batch(named, [rows.first()], thrift.reuse)
@@ -132,8 +156,10 @@ async def _begin(
 async def _supersede(store: Store, generations: Sequence[Batch], wishes: Wishes) -> tuple[str, ...]:
     """Cancel what old generations have still to do, unless somebody is at work on them; return their names."""
     superseded = []
+    live = {found.batch.id for found in (await store.unfinished()).live} if generations else set()
     for generation in generations:
-        if generation.state is BatchState.CANCELLED or not generation.synchronised:
+        unsealed = generation.sealed_at is None
+        if generation.state is BatchState.CANCELLED or not (generation.id in live or unsealed):
             continue
         progress = await store.progress(generation.name)
         at_work = progress.enqueueing or progress.starting or is_used(generation, progress.runners)

@@ -1,9 +1,13 @@
-"""How a batch calls a worker that a script holds: by the reference with which another process finds it, if it can."""
+"""How a batch calls a worker that a script holds: by the reference with which another process finds it, if it can.
+
+What else tells it from others goes into the batch's settings, so that the name leads to the worker all the same.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from contextlib import suppress
 from hashlib import blake2b
@@ -12,14 +16,17 @@ from pathlib import Path
 from types import CodeType
 from typing import cast
 
+from batchq.carried import carried, code_of
 from batchq.errors import ConfigurationError
 from batchq.jobs import Json
 from batchq.request import canonical
 from batchq.worker import Plugin
 
 NOTEBOOK = "notebook"
+VALUES = "worker_values"
 _MAIN = "__main__"
 _DIGEST_BYTES = 4
+_SETTING_BYTES = 8
 
 
 def name_of(worker: object) -> str | None:
@@ -27,9 +34,8 @@ def name_of(worker: object) -> str | None:
 
     A name leads to its worker wherever the module's variables do: `script.py:asker` may be an object or a `Plugin`,
     `script.py:asker.method` its method. Where they don't, a `Plugin` goes by its `name`, which may be None, a callable
-    object by its class, and a function with its line (in a notebook, where each cell has a line 1, 8 hex digits of
-    its text) and 8 hex digits of the strings and numbers that it has taken along. A `functools.partial` is its
-    function with 8 hex digits of the arguments.
+    object by its class, and a function with its line (in a notebook, where each cell has a line 1, with 8 hex digits
+    of its text). A `functools.partial` is its function with 8 hex digits of the arguments.
     Raises ConfigurationError for arguments that JSON can't hold.
     """
     if isinstance(worker, functools.partial):
@@ -41,6 +47,23 @@ def name_of(worker: object) -> str | None:
     if isinstance(worker, Plugin):
         return worker.name
     return _definition_of(worker, own)
+
+
+def settings_of(worker: object) -> dict[str, Json]:
+    """Return what tells a worker from others of its name, as settings of its batches: one digest, never a value.
+
+    It stands for the values that the worker has with it (see `carried`), for the place of the script that it stands
+    in (two projects may each have a `main.py:label`), and in a notebook, where functions are made anew, for its code.
+    A Plugin with settings or a name of its own says itself what it is.
+    """
+    if isinstance(worker, Plugin):
+        if worker.name or worker.settings:
+            return {}
+        worker = worker.open
+    has, is_main = carried(worker), _module(worker) == _MAIN
+    in_notebook = is_main and _reference(_MAIN) == NOTEBOOK
+    told = [_place() if is_main else "", has.taken, has.read, code_of(worker) if in_notebook else ""]
+    return {VALUES: _digest("\0".join(told), _SETTING_BYTES)} if any(told) else {}
 
 
 def _name_of_partial(worker: functools.partial[object]) -> str | None:
@@ -84,35 +107,10 @@ def _definition_of(worker: object, module: str) -> str:
     says_enough = "<" not in qualname and (not is_function or inspect.ismethod(worker) or module not in sys.modules)
     if says_enough or not isinstance(code, CodeType):
         return place
-    told = str(code.co_firstlineno)
     if _reference(module) == NOTEBOOK:
         with suppress(OSError):
-            told = _digest(inspect.getsource(code))
-    captured = _captured(function)
-    return f"{place}:{told}:{_digest(captured)}" if captured else f"{place}:{told}"
-
-
-def _captured(function: object) -> str:
-    """Return the plain values that a nested function has taken along: with others it gives other answers.
-
-    What is no plain value, like a client or a list that grows, is left out: it would never be the same again.
-    """
-    code = cast("CodeType", getattr(function, "__code__", None))
-    cells = getattr(function, "__closure__", None) or ()
-    taken: dict[str, Json] = {}
-    for name, cell in zip(code.co_freevars, cells, strict=True):
-        with suppress(ValueError):  # a cell that is still empty
-            taken[name] = cell.cell_contents
-    values = {name: value for name, value in taken.items() if isinstance(value, str | int | float)}
-    defaults = [
-        value for value in getattr(function, "__defaults__", None) or () if isinstance(value, str | int | float)
-    ]
-    named = getattr(function, "__kwdefaults__", None) or {}
-    values |= {name: value for name, value in named.items() if isinstance(value, str | int | float)}
-    try:
-        return canonical(cast("Json", [values, defaults])) if values or defaults else ""
-    except ValueError:  # NaN
-        return repr((sorted(values.items()), defaults))
+            return f"{place}:{_digest(inspect.getsource(code))}"
+    return f"{place}:{code.co_firstlineno}"
 
 
 def _module(found: object) -> str:
@@ -130,5 +128,14 @@ def _reference(module: str) -> str:
     return NOTEBOOK if file is None or file.startswith("<") else Path(file).name
 
 
-def _digest(text: str) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
+def _place() -> str:
+    """Return where the running script or notebook is; "" for a module, whose name tells enough."""
+    main = sys.modules[_MAIN]
+    if _reference(_MAIN) == NOTEBOOK:  # what Jupyter and Visual Studio Code tell of its file
+        return os.environ.get("JPY_SESSION_NAME") or str(getattr(main, "__vsc_ipynb_file__", None) or Path.cwd())
+    file = getattr(main, "__file__", None)
+    return str(Path(file).resolve()) if file is not None and _reference(_MAIN) == Path(file).name else ""
+
+
+def _digest(text: str, size: int = _DIGEST_BYTES) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()

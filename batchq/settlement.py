@@ -28,7 +28,7 @@ TRUNCATED = "truncated"
 # Why a request can't succeed however often it is made: `run` does not try these again.
 REFUSED_CLASSES = frozenset(
     {
-        "bad_image", "bad_request", "bad_result", "bad_row", "content_filter", "context_length", "moderation",
+        "bad_image", "bad_request", "bad_row", "content_filter", "context_length", "moderation",
         "refused", "rejected", "too_expensive", "too_large", "truncated", "unstorable", "worker_died",
     }
 )  # fmt: skip

@@ -6,6 +6,7 @@ import shlex
 import time
 
 from batchq.jobs import NANO, Batch, BatchState, Lane, Progress, RunnerInfo
+from batchq.pids import is_gone
 
 # A halted lane whose probe is overdue by this much is used by no live worker that has a slot to spare.
 PROBE_OVERDUE_MS = 5_000
@@ -21,6 +22,7 @@ def why_waiting(progress: Progress, database: str) -> str | None:
     return (
         _why_shut(progress, database)
         or _why_unaffordable(progress, database)
+        or _why_held(progress)
         or _why_unserved(progress, database)
         or _why_lane(progress, database)
         or _why_idle(progress)
@@ -74,6 +76,17 @@ def over_budget(batch: Batch, cost: int | None, unpriced: int) -> str:
     """Say that a batch has spent its budget; answers that told no cost count at the others' average."""
     told = f"; {unpriced:,} answers told no cost, and count at the average" if unpriced else ""
     return f"the budget is spent (${(cost or 0) / NANO:,.6f} of ${(batch.budget or 0) / NANO:,.6f}{told})"
+
+
+def _why_held(progress: Progress) -> str | None:
+    """Say that all that is left is held by processes that have ended, as far as that can be told."""
+    counts = progress.counts
+    dead = [runner for runner in progress.runners if runner.in_flight and is_gone(runner)]
+    if counts.pending or not dead or sum(runner.in_flight for runner in dead) < counts.inflight:
+        return None
+    jobs = "the last job is" if counts.inflight == 1 else f"the last {counts.inflight:,} jobs are"
+    pids = ", ".join(str(runner.pid) for runner in dead)
+    return f"{jobs} held by a process that has died (pid {pids}); its leases end by {clock(progress.leased_until)}"
 
 
 def _why_unserved(progress: Progress, database: str) -> str | None:

@@ -116,7 +116,7 @@ def test_back_to_the_old_rows_revives_what_was_cancelled(database, prompts):
     sync(database, prompts, ["a", "b"])
     sync(database, prompts, ["a", "x"])
     back = sync(database, prompts, ["a", "b"])
-    assert (back.batch.name, back.retried) == ("b", 2)
+    assert (back.batch.name, back.revived) == ("b", 2)
     with_store(database, end_jobs)
     assert answers(database, "b") == ["answer 0", "answer 1"]
 
@@ -190,7 +190,7 @@ def test_a_revival_that_was_left_half_way_is_completed(database, prompts):
     with_store(database, cancel)
     with with_connection(database) as connection:
         connection.execute("UPDATE batches SET state = 'open'")
-    assert sync(database, prompts, ["a", "b"]).retried == 2
+    assert sync(database, prompts, ["a", "b"]).revived == 2
 
 
 async def cancel(store):

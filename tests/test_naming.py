@@ -1,14 +1,17 @@
+
 """How a batch calls a worker that a script holds, and that another process finds the same worker by that name."""
 
+import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from batchq.discovery import find_worker
 from batchq.errors import ConfigurationError
-from batchq.naming import name_of
+from batchq.naming import name_of, settings_of
 from batchq.worker import Plugin
 
 MODULE = """
@@ -69,7 +72,7 @@ NAMES = {
 def print_names(expressions, *, of="sys.modules[__name__]"):
     """Code that prints the name of each expression."""
     return (
-        "\nimport json, sys\nfrom batchq.naming import name_of\n"
+        "\nimport json, sys\nfrom batchq.naming import name_of, settings_of\n"
         f"if __name__ == '__main__':\n"
         f"    print(json.dumps([name_of(eval(text, vars({of}))) for text in {list(expressions)!r}]))\n"
     )
@@ -125,7 +128,7 @@ def test_a_worker_is_found_by_the_name_that_its_script_gave_it(tmp_path, monkeyp
 
 
 def test_lambdas_carry_their_line(tmp_path):
-    code = "from batchq.naming import name_of\nnames = [name_of(lambda p: p)]\nprint(__import__('json').dumps([*names, name_of(\n  lambda p: 1)]))"
+    code = "from batchq.naming import name_of, settings_of\nnames = [name_of(lambda p: p)]\nprint(__import__('json').dumps([*names, name_of(\n  lambda p: 1)]))"
     (tmp_path / "script.py").write_text(code)
     assert run(tmp_path, "script.py") == ["script.py:<lambda>:2", "script.py:<lambda>:4"]
 
@@ -166,7 +169,7 @@ def test_builtins_have_names():
 
 
 CELLS = [
-    "from batchq import Plugin\nfrom batchq.naming import name_of\nasync def ask(prompt): return prompt",
+    "from batchq import Plugin\nfrom batchq.naming import name_of, settings_of\nasync def ask(prompt): return prompt",
     "names = [name_of(ask)]",
     "names += [name_of(lambda p: p.upper())]",
     "names += [name_of(lambda p: p.lower())]",
@@ -191,13 +194,77 @@ def test_lambdas_of_different_cells_of_a_notebook_are_told_apart(tmp_path):
     assert upper.startswith("notebook:<lambda>:")
 
 
-def test_nested_functions_that_took_other_values_along_are_other_workers():
-    def make(model, client=None):
-        async def ask(prompt, *, temperature=0.5):
-            return model, client, temperature
+class Client:
+    def __init__(self, model):
+        self.model = model
 
-        return ask
+    def ask(self, prompt):
+        return self.model, prompt
 
-    assert name_of(make("a")) == name_of(make("a", object()))
-    assert name_of(make("a")) != name_of(make("b"))
-    assert name_of(lambda p, n=1: p) != name_of(lambda p, n=2: p)
+    def __call__(self, prompt):
+        return self.ask(prompt)
+
+
+def closure(value, client=None):
+    async def ask(prompt, *, temperature=0.5):
+        return value, client, temperature
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a", 1, 0.5, None, True, b"x", ("a", 1), {"model": "a"}, ["a"], frozenset({"a"}), Client("a"), Path("a")],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_function_has_taken_along_tells_it_from_others(value):
+    other = {"other": 1} if not isinstance(value, Client) else Client("b")
+    assert settings_of(closure(value)) == settings_of(closure(copy.deepcopy(value)))
+    assert settings_of(closure(value)) != settings_of(closure(other))
+
+
+def test_objects_their_methods_and_defaults_count():
+    assert settings_of(Client("a")) == settings_of(Client("a")) != settings_of(Client("b"))
+    assert settings_of(Client("a").ask) != settings_of(Client("b").ask)
+    assert settings_of(lambda p, n=1: p) != settings_of(lambda p, n=2: p)
+    client = Client("a")
+    before = settings_of(client)
+    client.model = "b"
+    assert settings_of(client) != before
+
+
+def test_a_list_that_a_worker_fills_makes_it_no_other():
+    log = []
+
+    class Logging:
+        def __init__(self):
+            self.log = log
+
+        async def __call__(self, prompt):
+            self.log.append(prompt)
+
+    worker = Logging()
+    before = settings_of(worker)
+    log.append("called")
+    assert settings_of(worker) == before
+
+
+def test_globals_that_a_scripts_function_reads_count_and_its_code_does_not(tmp_path):
+    def settings(model, answer, directory="."):
+        place = tmp_path / directory
+        place.mkdir(exist_ok=True)
+        (place / "script.py").write_text(
+            "from batchq.naming import settings_of\n"
+            f"model = {model!r}\nasync def ask(prompt):\n    return {answer} + model\nprint(settings_of(ask))\n"
+        )
+        done = subprocess.run([sys.executable, "script.py"], cwd=place, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert settings("a", "prompt") == settings("a", "prompt.upper()")
+    assert settings("a", "prompt") != settings("b", "prompt")
+    # Two projects may each have a function of that name.
+    assert settings("a", "prompt") != settings("a", "prompt", "elsewhere")
+
+
+def test_no_value_stands_in_the_settings():
+    assert "sk-secret" not in str(settings_of(closure("sk-secret")))

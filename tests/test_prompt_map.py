@@ -182,19 +182,19 @@ async def test_what_a_worker_raises_fails_its_row_and_not_the_call():
 
 
 async def test_failures_run_again_the_next_time_unless_the_request_was_refused():
-    server = {"broken": True}
+    broken = [True]
     calls = []
 
     async def flaky(prompt: str) -> str:
         calls.append(prompt)
         if prompt == "refused":
             raise Reject("never")
-        if server["broken"]:
+        if broken:
             raise RetryLater("later", after=0, at_most=1)
         return prompt
 
     first = await prompt_map(["a", "refused"], worker=flaky)
-    server["broken"] = False
+    broken.clear()
     second = await prompt_map(["a", "refused"], worker=flaky)
     assert [row["status"] for row in first + second] == ["failed", "failed", "done", "failed"]
     assert sorted(calls) == ["a", "a", "refused"]
@@ -511,17 +511,17 @@ async def test_teardown_spares_what_else_is_in_the_file(here):
 
 
 async def test_teardown_takes_the_generations_with_it_that_it_took_the_place_of(here):
-    server = {"fails": True}
+    fails = [True]
 
     async def moody(prompt: str) -> str:
-        if server["fails"]:
+        if fails:
             raise asyncio.CancelledError
         return prompt
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await prompt_map(["a", "b"], worker=moody, teardown=True, max_attempts=8)
-    server["fails"] = False
+    fails.clear()
     await prompt_map(["c"], worker=moody, teardown=True)
     assert list(here.iterdir()) == []
 

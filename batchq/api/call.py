@@ -58,7 +58,7 @@ class Call:
     def settings(self) -> Settings:
         """Read the settings, with what the call says above all else. Raises ConfigurationError."""
         return load_settings(
-            db=None if self.db_url == DB_URL_DEFAULT else self.db_url,
+            db=None if self.db_url in {None, DB_URL_DEFAULT} else str(self.db_url),
             base_url=self.base_url,
             model=self.model_name,
             openrouter_api_key=self.openrouter_api_key,
@@ -67,6 +67,9 @@ class Call:
 
 def call_of(prompts: Prompts, options: CallOptions) -> Call:
     """Return the call that parameters ask for; what shows or returns its rows is no part of it."""
+    unknown = sorted(options.keys() - CallOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"there is no parameter {unknown[0]!r}")
     own = {name: value for name, value in options.items() if name in _OPTIONS}
     template = options.get("template")
     compiled = PromptTemplate(template, "template") if template else None
@@ -125,8 +128,8 @@ def make_ready(call: Call) -> Ready:
             "this script starts a run while a worker process imports it: put the call under"
             ' `if __name__ == "__main__":`'
         )
-    if call.concurrency < 1:
-        raise UsageError(f"concurrency is {call.concurrency}: it must be at least 1")
+    _check_count("concurrency", call.concurrency)
+    _check_count("max_attempts", call.max_attempts)
     settings = call.settings()
     endpoint = settings.require_endpoint(DEFAULT_ENDPOINT)
     worker = find_given(DEFAULT_WORKER if call.worker is None else call.worker)
@@ -150,3 +153,8 @@ def make_ready(call: Call) -> Ready:
     if call.response_model is not None:
         worker = validated(worker, call.response_model)
     return Ready(call, settings, worker, endpoint, terms, default_model)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} is {value!r}: it must be a whole number, at least 1")

@@ -73,6 +73,7 @@ def progress_of(store: Store, found: Synchronised, shown: Shown) -> Iterator[Cal
     parts += [f"{done.skipped:,} there already"] if done.skipped else []
     parts += [f"{plural(done.followers, 'duplicate')} of others"] if done.followers else []
     parts += [f"{plural(done.reused, 'answer')} taken over from before"] if done.reused else []
+    parts += [f"{found.revived:,} cancelled ones taken up again"] if found.revived else []
     parts += [f"{found.retried:,} failed ones tried again"] if found.retried else []
     say(f"batchq: {name}: {', '.join(parts)}; to look at it: {command_for('status', store.location, name)}")
     with show_progress(store.location, every=shown.every) as update:

@@ -30,6 +30,11 @@ _LINES_AT_ONCE = 200
 _BREATH_SECONDS = 0.02
 _DEEPEST = 100
 _SHOWN = 3
+# Of a request to a chat API, beside its messages.
+_PARAMETERS = frozenset(
+    {"max_completion_tokens", "max_tokens", "model", "reasoning", "reasoning_effort", "response_format", "seed", "stop",
+     "temperature", "tools", "top_p"}
+)  # fmt: skip
 
 
 @asynccontextmanager
@@ -151,12 +156,23 @@ def _json_of(item: object) -> Json:
     if isinstance(item, str):
         return item
     if isinstance(item, Mapping):
+        _refuse_parameters(item)
         return cast("Json", item if isinstance(item, dict) else dict(item))
     if isinstance(item, list | tuple):
         if item and all(isinstance(message, Mapping) for message in item):
             return {"messages": [cast("Json", dict(message)) for message in item]}
         raise _Unfit("it is a list, and not of messages like {'role': 'user', 'content': '…'}")
     raise _Unfit(f"it is {_kind(item)}; a prompt is a string, a request dict, or a list of messages")
+
+
+def _refuse_parameters(item: Mapping[object, object]) -> None:
+    """Raise _Unfit for what looks like a whole request: of a dict with messages nothing else would be sent."""
+    given = sorted(_PARAMETERS & item.keys()) if "messages" in item and "body" not in item else []
+    if given:
+        raise _Unfit(
+            f"beside its messages it has {', '.join(map(str, given))}, which would not be sent: give parameters and"
+            " model for all prompts together, or each request as an OpenAI Batch line"
+        )
 
 
 def _misfits(value: object, path: str = "", depth: int = 0) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from batchq.discovery import FoundWorker, find_worker, wrap_worker
 from batchq.errors import ConfigurationError
-from batchq.naming import name_of
+from batchq.naming import name_of, settings_of
 from batchq.process import gather_workers
 from batchq.worker import Plugin, WorkerFactory, WorkerFunction
 
@@ -28,7 +28,8 @@ def find_given(worker: WorkerLike) -> FoundWorker:
     name = name_of(worker)
     if name is None:
         raise ConfigurationError("this Plugin has no name: give it one, or keep it in a variable of its module")
-    return wrap_worker(worker, name)
+    found = wrap_worker(worker, name)
+    return replace(found, settings={**found.settings, **settings_of(worker)})
 
 
 def gather_given(workers: WorkersLike | None) -> dict[str, FoundWorker]:

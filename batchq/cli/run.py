@@ -284,6 +284,8 @@ def _tell(found: Synchronised, store: Store) -> None:
     parts = [plural(done.total, "job")]
     if done.skipped:
         parts.append(f"{done.skipped:,} there already")
+    if found.revived:
+        parts.append(f"{found.revived:,} cancelled ones taken up again")
     if found.retried:
         parts.append(f"{found.retried:,} failed ones tried again")
     parts += told_thrift(done)

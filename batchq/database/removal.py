@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ def remove_if_empty(path: Path) -> bool:
     opened the file in the moment before it went waits for the lock, then reads that it was removed, and writes
     nothing that would be lost. Killed at any point, there is an empty queue or none.
     """
+    path = Path(os.path.realpath(path))  # a link stays
     with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
         if connection.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
             return False

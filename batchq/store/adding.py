@@ -141,6 +141,13 @@ def read_keys(tx: Transaction, batch_id: int, after: int, limit: int) -> list[Ex
     return [Existing(row.position, row.custom_id, row.key) for row in tx.connection.execute(statement).all()]
 
 
+def first_keys(tx: Transaction, batch_ids: Sequence[int]) -> dict[int, str]:
+    """Return the key of the first job of each batch that has one."""
+    statement = select(jobs.c.batch_id, jobs.c.key).where(jobs.c.batch_id.in_(json_list("ids")), jobs.c.position == 0)
+    rows = tx.connection.execute(statement, {"ids": json.dumps(list(batch_ids))}).all()
+    return {row.batch_id: row.key for row in rows}
+
+
 def conflict_message(job: NewJob, found: Existing, batch: str) -> str:
     """Say which row differs from what the batch of that name holds."""
     if job.custom_id is not None:

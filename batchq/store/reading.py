@@ -55,6 +55,10 @@ class Reading:
         """Whether the batch's jobs have custom_ids; None while it has no jobs."""
         return await self._database.read(partial(enqueue.has_custom_ids, batch_id=batch.id))
 
+    async def first_keys(self, batch_ids: Sequence[int]) -> dict[int, str]:
+        """Return the key of the first job of each batch that has one."""
+        return await self._database.read(partial(adding.first_keys, batch_ids=batch_ids))
+
     async def generations(self, base: str) -> list[Batch]:
         """Return the batches named `base`, `base~2`, `base~3`, …, newest first."""
         return await self._database.read(partial(enqueue.find_generations, base=base))
@@ -122,9 +126,10 @@ class Reading:
             after = page[-1].position
 
     async def finished(self, batch: Batch, place: FinishedPlace, *, page_rows: int = PAGE_ROWS) -> FinishedPage:
-        """Return the next jobs that ended behind `place`, in that order, each with those that follow it.
+        """Return the next jobs that ended behind `place`, in that order, with those that follow them.
 
-        What ended while the clock was set back may stand before `place`.
+        There are up to `page_rows` of either kind: many followers of one job take several pages. What ended while
+        the clock was set back may stand before `place`.
         """
         return await self._database.read(
             partial(finished.read_finished, batch_id=batch.id, place=place, limit=page_rows)
