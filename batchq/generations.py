@@ -119,9 +119,10 @@ async def _resume(
         # Also in an open batch there may be some: whoever revived it last may not have come to its end.
         revived = await store.retry(generation, error_class="cancelled")
         batch = await store.open_batch(replace(new, name=generation.name))
+        thrift = _with_answers_of([other for other in generations if other.id != batch.id], wishes)
         done = await fill(
-            store, Rows(survey, batch), batch, comparison, policy=wishes.policy, source=new.source,
-            thrift=_with_answers_of(generations, wishes), before_adding=wishes.before_adding,
+            store, Rows(survey, batch), batch, comparison, policy=wishes.policy, source=new.source, thrift=thrift,
+            before_adding=wishes.before_adding,
         )  # fmt: skip
         return Synchronised(done, await _retry_what_may_pass(store, done.batch), revived)
     return None

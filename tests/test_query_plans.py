@@ -16,7 +16,7 @@ from store_driver import SERVING, Hand, done, new_jobs
 
 from batchq.jobs import Claim, FinishedPlace, NewBatch, Reuse
 from batchq.pacing import LaneState, Limits
-from batchq.schema import batches
+from batchq.schema import ENDED_KEY, batches
 from batchq.store import adding, claim, find, finished, lanes, open_store, operate, results, unfinished
 from batchq.store.exchange import exchange
 
@@ -58,6 +58,7 @@ def queue(location):
     with closing(sqlite3.connect(location, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("BEGIN")
+        connection.execute(ENDED_KEY)
         connection.executemany(
             "INSERT INTO jobs (batch_id, position, key, payload, state, claimable_at, claimed_by, result, created_at, "
             "finished_at, attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -231,6 +232,7 @@ USES = {
     "a chunk of a cancel": lambda tx: (operate.start_cancel(tx, 3), operate.cancel_chunk(tx, 3)),
     "an enqueue by position": lambda tx: adding.add_jobs(tx, 3, new_jobs(100)),
     "what has ended": lambda tx: finished.read_finished(tx, 3, FinishedPlace(5, 5), 500),
+    "what follows one job": lambda tx: finished.read_finished(tx, 3, FinishedPlace(NOW, 19_998, 5), 500),
     "an enqueue with reuse": lambda tx: adding.add_jobs(tx, 3, new_jobs(100, 9_000), Reuse(refusals=True)),
     "an enqueue with the answers of others": lambda tx: adding.add_jobs(
         tx, 3, new_jobs(100, 9_100), Reuse(frozenset([1, 2]), refusals=True)
@@ -259,6 +261,12 @@ def test_pages_of_results_are_read_in_the_order_of_the_index(queue):
         "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (batch_id=? AND position>?)",
         "SEARCH leader USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
     ]
+
+
+def test_followers_of_one_job_are_read_in_the_order_of_the_index(queue, location):
+    asked = anyio.run(listen, location, USES["what follows one job"])
+    (text, values) = next((text, values) for text, values in asked if "jobs.leader_id = ?" in text)
+    assert explain(queue, text, values) == ["SEARCH jobs USING INDEX job_followers (leader_id=? AND rowid>?)"]
 
 
 def test_failures_are_counted_by_the_index_that_holds_nothing_else(queue, location):

@@ -12,7 +12,7 @@ from sqlalchemy.types import Boolean
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows
 from batchq.jobs import JobState, Reuse
-from batchq.schema import ENDED, jobs
+from batchq.schema import ENDED, ENDED_KEY, jobs
 from batchq.settlement import REFUSED_CLASSES, TRUNCATED
 from batchq.store.find import AnyRow, AnySelect, now_ms
 from batchq.store.followers import Placed
@@ -78,6 +78,7 @@ def add_reused(
     tx: Transaction, batch: AnyRow, placed: Sequence[Placed], reuse: Reuse, tally: Tally
 ) -> tuple[list[Placed], int]:
     """Add the jobs whose request has an answer, with it; return the others, and how many were added."""
+    tx.connection.exec_driver_sql(ENDED_KEY)
     sources = _answers(tx, batch, {item.job.key for item in placed}, JobState.DONE, reuse)
     if reuse.refusals:
         missing = {item.job.key for item in placed} - sources.keys()

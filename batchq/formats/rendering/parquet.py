@@ -18,7 +18,7 @@ from batchq.jobs import Json
 # What the metadata of the schema says of a file of results.
 MARK: Final = {b"batchq": b"results"}
 
-_GROUP_ROWS = 10_000
+_GROUP_ROWS = 2_000
 _GROUP_CHARACTERS = 16 << 20
 
 ArrowType = Any  # pyarrow says nothing about its types
