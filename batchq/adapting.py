@@ -10,7 +10,10 @@ from typing import cast, get_type_hints
 from batchq.errors import ConfigurationError
 from batchq.jobs import Answer, Json
 from batchq.threads import Threads
-from batchq.worker import Handler, Request, WorkerFunction
+from batchq.worker import Halt, Handler, Request, WorkerFunction
+
+# How many calls that were given up may still hold a thread of this process: a system has some ten thousand for all.
+MOST_ABANDONED = 1_000
 
 _Call = Callable[[object], Awaitable[Json | Answer]]
 
@@ -18,7 +21,8 @@ _Call = Callable[[object], Awaitable[Json | Answer]]
 def adapt(function: WorkerFunction) -> Handler:
     """Give a function its prompt, and one that annotates `Request` the whole request.
 
-    One that is not async is called in a thread. Raises ConfigurationError for one that takes no prompt.
+    One that is not async is called in a thread, and halts its lane while too many of its calls hang there though
+    they were given up. Raises ConfigurationError for one that takes no prompt.
     """
     wants_request = _wants_request(function)
     call = cast("_Call", function) if is_async(function) else _in_thread(function)
@@ -47,6 +51,12 @@ def _in_thread(function: WorkerFunction) -> _Call:
     threads = Threads()
 
     async def call(argument: object) -> Json | Answer:
+        if threads.abandoned >= MOST_ABANDONED:
+            raise Halt(
+                f"{threads.abandoned:,} calls that were given up still run and can't be stopped: give what the function"
+                " calls a timeout of its own, and start this process again",
+                error_class="hanging",
+            )
         answer = await threads.run(function, argument)
         # A lambda that calls an async function is not async itself.
         return cast("Json | Answer", await answer if isinstance(answer, Awaitable) else answer)

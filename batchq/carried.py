@@ -111,8 +111,13 @@ class _Teller:
         """Yield the words for a value under a name; none for what is nested too deep."""
         if value is None or isinstance(value, (*_PLAIN, Enum)):
             yield f"{name}={type(value).__name__}:{value!r}"
-        elif depth > _DEEPEST or isinstance(value, ModuleType | FunctionType | MethodType):
+        elif depth > _DEEPEST or isinstance(value, ModuleType):
             return
+        elif isinstance(value, type | FunctionType | MethodType):
+            yield f"{name}:{value.__qualname__}"
+            yield from self.fields(getattr(value, "__self__", None), f"{name}.", depth + 1)
+        elif isinstance(value, functools.partial):
+            yield from self._items(name, [value.func, value.args, value.keywords], depth)
         elif isinstance(value, list | set):
             if name not in self._lists:
                 self._lists[name] = list(self._items(name, value, depth))
@@ -133,13 +138,19 @@ class _Teller:
 
     def fields(self, holder: object, prefix: str, depth: int) -> Iterator[str]:
         """Yield the words for the fields of an object; those of what they hold only near the worker itself."""
-        variables = getattr(holder, "__dict__", None)
-        if isinstance(holder, type) or not isinstance(variables, dict) or len(variables) > _LONGEST:
+        slots = [name for kind in type(holder).__mro__ for name in _names_in(kind)]
+        variables = {name: getattr(holder, name, None) for name in slots} | getattr(holder, "__dict__", {})
+        if isinstance(holder, type | ModuleType) or len(variables) > _LONGEST:
             return
         for name in sorted(map(str, variables)):
             value = variables.get(name)
             if depth <= _NEAR or value is None or isinstance(value, _PLAIN):
                 yield from self.value(f"{prefix}{name}", value, depth + 1)
+
+
+def _names_in(kind: type) -> list[str]:
+    slots = kind.__dict__.get("__slots__", ())
+    return [slots] if isinstance(slots, str) else [name for name in slots if not name.startswith("__")]
 
 
 # What lists and sets held when this process first saw them, for each worker that is still there.

@@ -52,7 +52,8 @@ _KEY = re.compile(
 async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | None = None) -> Outcome:
     """Answer one job within its call timeout, whatever the worker does.
 
-    Cancelling `scope` gives the job up (Released); only a cancellation of what surrounds it is raised.
+    Cancelling `scope` gives the job up (Released); only a cancellation of what surrounds it is raised. What the worker
+    raises, also when it is cancelled at its deadline, may carry the answer that was paid for, as `answer`.
     """
     try:
         request = build_request(claim)
@@ -64,7 +65,11 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
     failure: BaseException | None = None
     try:
         with scope:
-            return _keep(claim.batch, await handler(request))
+            try:
+                return _keep(claim.batch, await handler(request))
+            except BaseException as error:
+                failure = error  # the scope swallows its own cancellation
+                raise
     except asyncio.CancelledError as error:
         _raise_if_surrounded()
         failure = error
@@ -75,7 +80,9 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
     if scope.cancel_called:
         # A worker may turn our cancellation into an exception of its own: it is ours all the same.
         timed_out = anyio.current_time() >= deadline
-        return Retry(Reason("timeout", f"no answer within {seconds:g} s")) if timed_out else Released()
+        if not timed_out:
+            return Released()
+        return Retry(Reason("timeout", f"no answer within {seconds:g} s"), answer=_paid_for(claim.batch, failure))
     return _ended_by(claim.batch, failure)
 
 
@@ -188,12 +195,12 @@ def _ended_by(batch: Batch, failure: BaseException | None) -> Outcome:
     if isinstance(failure, steering.Steer):
         return _steered(batch, failure)
     if isinstance(failure, asyncio.CancelledError) or failure is None:
-        return Retry(Reason("cancelled_itself", "the worker cancelled its own call"))
+        return Retry(Reason("cancelled_itself", "the worker cancelled its own call"), answer=_paid_for(batch, failure))
     text = shorten(_text(failure))
     if isinstance(failure, TimeoutError):
-        return Retry(Reason("timeout", text or "the call timed out"))
+        return Retry(Reason("timeout", text or "the call timed out"), answer=_paid_for(batch, failure))
     name = type(failure).__name__
-    return Retry(Reason(name, f"{name}: {text}" if text else name))
+    return Retry(Reason(name, f"{name}: {text}" if text else name), answer=_paid_for(batch, failure))
 
 
 def _steered(batch: Batch, decision: steering.Steer) -> Outcome:
@@ -218,11 +225,12 @@ def _steered(batch: Batch, decision: steering.Steer) -> Outcome:
             return Retry(reason, None, answer)
 
 
-def _paid_for(batch: Batch, decision: steering.Steer) -> Answered | None:
-    if not isinstance(decision.answer, Answer):
+def _paid_for(batch: Batch, failure: BaseException | None) -> Answered | None:
+    answer = getattr(failure, "answer", None)
+    if not isinstance(answer, Answer):
         return None
     try:
-        return _answered(batch, decision.answer)
+        return _answered(batch, answer)
     except (TypeError, ValueError, RecursionError):
         return None
 

@@ -35,7 +35,8 @@ def name_of(worker: object) -> str | None:
     A name leads to its worker wherever the module's variables do: `script.py:asker` may be an object or a `Plugin`,
     `script.py:asker.method` its method. Where they don't, a `Plugin` goes by its `name`, which may be None, a callable
     object by its class, and a function with its line (in a notebook, where each cell has a line 1, with 8 hex digits
-    of its text). A `functools.partial` is its function with 8 hex digits of the arguments.
+    of its text), both with 8 hex digits of the values that they have with them. A `functools.partial` is its function
+    with 8 hex digits of the arguments.
     Raises ConfigurationError for arguments that JSON can't hold.
     """
     if isinstance(worker, functools.partial):
@@ -105,12 +106,17 @@ def _definition_of(worker: object, module: str) -> str:
     place = f"{_reference(module)}:{qualname}"
     code = getattr(function, "__code__", None)
     says_enough = "<" not in qualname and (not is_function or inspect.ismethod(worker) or module not in sys.modules)
-    if says_enough or not isinstance(code, CodeType):
+    if not isinstance(code, CodeType):
         return place
-    if _reference(module) == NOTEBOOK:
-        with suppress(OSError):
-            return f"{place}:{_digest(inspect.getsource(code))}"
-    return f"{place}:{code.co_firstlineno}"
+    if not says_enough:
+        told = str(code.co_firstlineno)
+        if _reference(module) == NOTEBOOK:
+            with suppress(OSError):
+                told = _digest(inspect.getsource(code))
+        place = f"{place}:{told}"
+    # No variable leads to it, and a process serves by name: what it has with it tells it from others of its line.
+    taken = carried(worker).taken
+    return f"{place}:{taken[: 2 * _DIGEST_BYTES]}" if taken else place
 
 
 def _module(found: object) -> str:

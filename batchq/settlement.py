@@ -34,9 +34,9 @@ REFUSED_CLASSES = frozenset(
 )  # fmt: skip
 
 # A job that halts its lane so often, though answers came through meanwhile, is its own cause. Not with these
-# classes of error: they are the account's affair, or that of one worker's key among others.
+# classes of error: they are the account's affair, or that of one process among others.
 MOST_HALTS = 3
-_OF_THE_ACCOUNT = frozenset({"bad_key", "no_credit"})
+_OF_THE_ACCOUNT = frozenset({"bad_key", "hanging", "no_credit"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,13 @@ class Threads:
     def __init__(self) -> None:
         """Start none yet."""
         self._idle: deque[_Thread] = deque()
+        self._running: set[object] = set()
+        self._awaited = 0
+
+    @property
+    def abandoned(self) -> int:
+        """How many calls go on that nobody waits for any more; each of them holds a thread."""
+        return max(0, len(self._running) - self._awaited)
 
     async def run(self, function: Callable[[A], T], argument: A) -> T:
         """Call a function in a thread, in the context of this task.
@@ -37,8 +44,18 @@ class Threads:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         context = copy_context()
         context.run(_leave_event_loop)
-        self._take().calls.put(partial(_call, partial(context.run, function, argument), future))
-        return await future
+        self._running.add(future)
+        self._take().calls.put(partial(self._call, partial(context.run, function, argument), future))
+        self._awaited += 1
+        try:
+            return await future
+        finally:
+            self._awaited -= 1
+
+    def _call(self, function: Callable[[], T], future: asyncio.Future[T]) -> Callable[[], None]:
+        report = _call(function, future)
+        self._running.discard(future)
+        return report
 
     def _take(self) -> _Thread:
         try:

@@ -216,13 +216,47 @@ def test_a_call_that_hangs_ends_at_its_deadline():
     assert (outcome.reason.error_class, outcome.reason.message) == ("timeout", "no answer within 0.05 s")
 
 
+@pytest.mark.parametrize(
+    "turned_into", [None, RetryLater("stopped"), Reject("stopped"), ValueError("stopped")], ids=repr
+)
+def test_what_a_call_has_cost_by_its_deadline_is_kept(turned_into):
+    async def hang(prompt):
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError as cancelled:
+            ended = turned_into or cancelled
+            ended.answer = Answer("so far", Usage(5, 7), cost=0.5)
+            raise ended from None
+
+    outcome = run(hang, timeout_ms=50)
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.reason.error_class, outcome.reason.message) == ("timeout", "no answer within 0.05 s")
+    assert (outcome.answer.result, outcome.answer.usage.output_tokens) == ('"so far"', 7)
+    assert outcome.answer.cost == 500_000_000
+    settled = settle(Ended(replace(claim(), attempts=8), outcome, 50))
+    assert settled.answer is outcome.answer
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), TimeoutError(), SystemExit(3)], ids=repr)
+def test_any_exception_may_carry_what_was_paid_for_and_nothing_else(error):
+    error.answer = "not an Answer"
+    assert run(raising(error)).answer is None
+    error.answer = Answer("so far", cost=0.5)
+    assert run(raising(error)).answer.cost == 500_000_000
+
+
 def test_a_cancellation_from_outside_is_raised():
     async def main():
         started, outcomes = anyio.Event(), []
 
         async def hang(prompt):
             started.set()
-            await anyio.sleep_forever()
+            try:
+                await anyio.sleep_forever()
+            except asyncio.CancelledError as cancelled:
+                cancelled.answer = Answer("so far", cost=0.5)
+                raise
 
         async def attempt():
             outcomes.append(await execute(claim(), adapt(hang)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import importlib
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +20,8 @@ import pytest
 from fake_provider import Provider, running_provider
 from openai import AsyncOpenAI
 from processes import bench
-from pydantic import BaseModel
-from pydantic_ai import Agent, ModelRetry, NativeOutput, RunContext, exceptions
+from pydantic import BaseModel, Field
+from pydantic_ai import Agent, ModelRetry, NativeOutput, RunContext, Tool, exceptions
 from pydantic_ai.capabilities import NativeTool, Thinking
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart
 from pydantic_ai.models.fallback import FallbackModel
@@ -32,15 +34,16 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.providers.openrouter import OpenRouterProvider
 from pydantic_ai.toolsets import FunctionToolset
 
-from batchq import prompt_map
+from batchq import open_queue, prompt_map
 from batchq.discovery import find_worker, wrap_worker
 from batchq.errors import ConfigurationError
 from batchq.jobs import Json
 from batchq.process import gather_workers
 from batchq.request import RequestKeys, canonical, encode, merge_body, prompt_of
 from batchq.worker import Answer, Endpoint, Halt, Plugin, Reject, Request, RetryLater, Steer, Throttled, Usage
-from batchq_workers import openrouter
+from batchq_workers import judged_calls, openrouter
 from batchq_workers import pydantic_ai as room
+from batchq_workers.agent_fingerprint import SUPPORTED
 from batchq_workers.pydantic_ai import agent_worker
 
 FIXTURES = Path(__file__).parent / "fixtures" / "llm"
@@ -162,6 +165,22 @@ def test_an_output_that_json_can_not_hold_is_said():
     assert isinstance(found, Reject)
     assert "can't be written as JSON" in str(found)
     assert found.answer.usage.output_tokens
+
+
+class Aliased(BaseModel):
+    city: str = Field(alias="City")
+
+
+class Renamed(BaseModel):
+    places: list[Aliased] = Field(alias="Places")
+
+
+def test_an_output_has_the_names_that_its_schema_has():
+    agent = Agent(TestModel(custom_output_args={"Places": [{"City": "Bonn"}]}), output_type=Renamed)
+    found = answer(agent_worker(agent))
+    assert found.result == {"Places": [{"City": "Bonn"}]}
+    assert found.result.keys() == agent.output_json_schema()["properties"].keys()
+    assert Renamed.model_validate(found.result)
 
 
 def test_text_that_was_cut_off_is_no_answer():
@@ -331,12 +350,66 @@ def test_a_batch_of_an_edited_agent_has_other_keys_for_the_same_prompts():
     assert keys[0] == keys[2] != keys[1]
 
 
-def test_what_may_be_a_credential_is_no_part_of_it():
-    server = MCPServerTool(id="s", url="https://example.com", authorization_token="secret-token")
-    settings = {"extra_headers": {"Authorization": "Bearer secret-token"}, "max_tokens": 5}
-    told = canonical(dict(agent_worker(make(model_settings=settings, capabilities=[NativeTool(server)])).settings))
+def told_of(**changes: Any) -> str:
+    return canonical(dict(agent_worker(make(**changes)).settings))
+
+
+def searching(secret: str, query: str) -> str:
+    """Search."""
+    return secret + query
+
+
+def search_with(secret: str) -> Tool[Any]:
+    schema = {"type": "object", "properties": {"query": {"type": "string", "default": secret}}}
+    return Tool.from_schema(functools.partial(searching, secret), "search", "Search.", schema)
+
+
+@pytest.mark.parametrize("kind", ["cookie", "session_id", "bearer", "passphrase", "api_key", "client_secret", "auth"])
+def test_a_credential_is_no_part_of_it(kind):
+    first, second = (told_of(model_settings={"extra_body": {kind: value}}) for value in ("one-secret", "two-secret"))
+    assert first == second
+    assert kind in first
+
+
+def test_nothing_that_may_hold_a_secret_can_be_read_in_it():
+    server = MCPServerTool(id="s", url="https://example.com/?secret-token", authorization_token="secret-token")
+    body = {"user": "secret-token", "nested": [{"x": "secret-token"}]}
+    settings = {"extra_headers": {"Authorization": "Bearer secret-token"}, "extra_body": body, "max_tokens": 5}
+    told = told_of(
+        model_settings=settings,
+        capabilities=[NativeTool(server)],
+        tools=[search_with("secret-token")],
+        instructions="secret-token",
+    )
     assert "secret-token" not in told
-    assert all(word in told for word in ("Authorization", "https://example.com", '"max_tokens":5'))
+    assert all(word in told for word in ("Authorization", "search", '"max_tokens":5'))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: {"tools": [search_with(text)]},
+        lambda text: {"model_settings": {"extra_body": {"user": text}}},
+        lambda text: {"model_settings": {"extra_body": {"user": text.encode()}}},
+        lambda text: {"capabilities": [NativeTool(MCPServerTool(id="s", url=f"https://{text}.com"))]},
+    ],
+)
+def test_what_can_not_be_read_counts_all_the_same(change):
+    assert told_of(**change("one")) == told_of(**change("one")) != told_of(**change("two"))
+
+
+@pytest.mark.parametrize("of", ["agent", "toolset"])
+def test_a_version_that_keeps_the_parts_elsewhere_is_refused(of):
+    toolset = FunctionToolset([tool])
+    agent = make(toolsets=[toolset])
+    del (agent if of == "agent" else toolset)._instructions
+    with pytest.raises(ConfigurationError, match=rf"_instructions.*pip install 'pydantic-ai-slim=={SUPPORTED}"):
+        agent_worker(agent)
+
+
+def test_the_version_that_is_named_is_the_one_that_is_asked_for():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    assert f">={SUPPORTED}," in project["project"]["optional-dependencies"]["pydantic-ai"][0]
 
 
 SCRIPT = """
@@ -437,14 +510,45 @@ def test_an_output_that_never_fits_is_tried_again_a_few_times_and_its_cost_told(
     assert found.answer.result == "no json"
 
 
-def test_what_the_users_own_tool_raises_is_left_as_it_is():
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (LookupError("my own trouble"), ("LookupError", "LookupError: my own trouble")),
+        (ValueError(), ("ValueError", "ValueError")),
+        (TimeoutError(), ("timeout", "the call timed out")),
+    ],
+)
+def test_what_the_users_own_tool_raises_is_tried_again_by_its_name_and_its_cost_told(error, expected):
     agent = Agent(TestModel())
 
     @agent.tool_plain
     def look() -> str:
-        raise LookupError("my own trouble")
+        raise error
 
-    assert isinstance(answer(agent_worker(agent)), LookupError)
+    found = answer(agent_worker(agent))
+    assert isinstance(found, RetryLater)
+    assert (found.error_class, str(found)) == expected
+    assert found.at_most is None
+    assert found.__cause__ is error
+    assert found.answer.usage.output_tokens
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("trouble", ["raises", "hangs"])
+async def test_what_a_run_has_cost_is_kept_though_its_tool_brings_it_down(tmp_path, trouble):
+    async def look() -> str:
+        if trouble == "hangs":
+            await asyncio.sleep(60)
+        raise LookupError
+
+    worker = agent_worker(Agent(TestModel(), tools=[look]), name="looking")
+    async with open_queue(tmp_path / "q.db") as queue:
+        await queue.enqueue(["hi"], batch="b", worker=worker, call_timeout=0.5, max_attempts=1)
+        await queue.work(worker)
+        result, attempts = await queue.job("b", 0)
+    assert result.error.startswith("no answer within 0.5 s" if trouble == "hangs" else "LookupError")
+    assert [attempt.usage.output_tokens for attempt in attempts] == [result.usage.output_tokens]
+    assert result.usage.output_tokens
 
 
 def test_a_tool_may_steer_and_what_was_spent_until_then_is_told():
@@ -784,6 +888,31 @@ def test_an_agents_http_errors_are_decided_by_the_same_rules(provider, prompt, e
 def test_a_200_that_holds_no_good_answer_is_none(provider, fixture, expected):
     found = answer(agent_worker(own_agent(provider)), f"[[fixture {fixture}]]")
     assert (type(found), found.error_class) == expected
+
+
+@pytest.mark.anyio
+async def test_what_earlier_calls_of_a_run_have_cost_is_kept_when_a_later_one_hangs(provider, monkeypatch, tmp_path):
+    # The first answer fits no schema, so it is asked once more.
+    provider.behave(answer="fixed:no json")
+    monkeypatch.setenv("BATCHQ_BASE_URL", provider.base_url)
+    judge, judged = judged_calls.judge, asyncio.Event()
+
+    async def hang_later(response: Any) -> None:
+        if judged.is_set():
+            await asyncio.sleep(60)
+        await judge(response)
+        judged.set()
+
+    monkeypatch.setattr(judged_calls, "judge", hang_later)
+    async with open_queue(tmp_path / "q.db") as queue:
+        await queue.enqueue(
+            ["hi"], batch="b", worker="pydantic_ai", model=MODEL, schema=SCHEMA, call_timeout=2, max_attempts=1
+        )
+        await queue.work("pydantic_ai")
+        result, attempts = await queue.job("b", 0)
+    assert result.error.startswith("no answer within 2 s")
+    assert attempts[0].cost == result.cost
+    assert attempts[0].cost > 0
 
 
 def test_a_call_that_hangs_is_cancelled_at_its_deadline(provider):

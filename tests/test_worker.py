@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from contextvars import ContextVar
 
@@ -11,12 +12,12 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from batchq import threads
+from batchq import adapting, threads
 from batchq.adapting import adapt
 from batchq.discovery import find_worker, installed_workers, is_loading, worker_name, wrap_worker
 from batchq.errors import ConfigurationError
 from batchq.request import RequestKeys, encode
-from batchq.worker import Endpoint, Request, RetryLater
+from batchq.worker import Endpoint, Halt, Request, RetryLater
 from batchq_workers import openrouter
 
 ENDPOINT = Endpoint("default", "http://127.0.0.1:1/v1")
@@ -194,6 +195,47 @@ def test_an_abandoned_call_goes_on_and_its_thread_is_used_again():
         go_on.set()
         assert await anyio.to_thread.run_sync(went_on.wait, 10)
         await handler(REQUEST)
+
+    asyncio.run(main())
+
+
+def test_a_function_whose_calls_hang_is_called_no_more_until_they_end(monkeypatch):
+    monkeypatch.setattr(adapting, "MOST_ABANDONED", 2)
+    go_on = threading.Event()
+    begun = []
+
+    def block(prompt):
+        begun.append(prompt)
+        if not go_on.wait(10):
+            raise TimeoutError
+
+    async def main():
+        handler = adapt(block)
+        for _ in range(2):
+            with anyio.move_on_after(0.05):
+                await handler(REQUEST)
+        with pytest.raises(Halt, match="2 calls that were given up still run") as raised:
+            await handler(REQUEST)
+        assert (raised.value.error_class, len(begun)) == ("hanging", 2)
+        go_on.set()
+        with anyio.fail_after(10):
+            while True:
+                try:
+                    return await handler(REQUEST)
+                except Halt:
+                    await anyio.sleep(0.01)
+
+    asyncio.run(main())
+    assert len(begun) == 3
+
+
+def test_calls_that_are_waited_for_are_not_abandoned(monkeypatch):
+    monkeypatch.setattr(adapting, "MOST_ABANDONED", 1)
+
+    async def main():
+        handler = adapt(lambda prompt: time.sleep(0.05))
+        for _ in range(2):
+            await asyncio.gather(*(handler(REQUEST) for _ in range(8)))
 
     asyncio.run(main())
 

@@ -52,6 +52,11 @@ def account_of_failed_run(messages: Sequence[ModelMessage], usage: RunUsage) -> 
     return account_of_run(responses[-1].text if responses else None, messages, usage)
 
 
+def leave_account(ended: BaseException, account: Answer | None) -> None:
+    """Put what a run has used up on what ends it, such as the cancellation at its timeout: the queue looks there."""
+    ended.answer = account  # type: ignore[attr-defined]
+
+
 def _responses(messages: Sequence[ModelMessage]) -> list[ModelResponse]:
     """Return what the model said in this run, without the history that it was given."""
     return [message for message in messages if isinstance(message, ModelResponse) and message.run_id is not None]

@@ -1,7 +1,7 @@
 """From what a Pydantic AI run raised to a decision.
 
 An HTTP error is decided by its status and body, by the same rules as the openrouter worker's; what has
-none, by the class that Pydantic AI gave it. What a user's own tool raises is not decided here.
+none, by the class that Pydantic AI gave it. What a user's own tool raises is tried again, by its name.
 """
 
 from __future__ import annotations
@@ -72,6 +72,21 @@ def decide(error: Exception) -> Steer | None:
             if isinstance(cause, httpx2.TransportError):
                 return unreached(cause)
     return _by_class(error)
+
+
+def undecided(error: Exception) -> RetryLater:
+    """Return the decision on what is not Pydantic AI's own: what the queue would decide, but it can carry a cost."""
+    name = type(error).__name__
+    if isinstance(error, TimeoutError):
+        return RetryLater(_words_of(error) or "the call timed out", error_class="timeout")
+    return RetryLater(f"{name}: {_words_of(error)}".removesuffix(": "), error_class=name)
+
+
+def _words_of(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide what the run has cost
+        return ""
 
 
 def _by_answer(error: exceptions.ModelHTTPError) -> Steer:

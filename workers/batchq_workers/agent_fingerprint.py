@@ -1,13 +1,15 @@
 """What makes an agent's answers others, as JSON: a part of the key of every request that it answers.
 
 It is the same in every process. Functions count by name, not by code; headers and what else may be a key,
-not by value.
+not by value; other texts, such as instructions, by a digest, since it is stored to be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic_ai import Agent, TemplateStr, Tool
@@ -15,9 +17,12 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.models import Model
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 
-from batchq.worker import Json
-from batchq_workers.described import described, name_of_type
+from batchq.worker import ConfigurationError, Json
+from batchq_workers.described import described, digest_of, name_of_type
 from batchq_workers.json_values import Object
+
+# The first version of Pydantic AI that keeps an agent's parts where they are read here, and the one tried last.
+SUPPORTED = "2.68"
 
 AnyAgent = AbstractAgent[Any, Any]
 
@@ -30,11 +35,25 @@ _OF_TOOLSETS = (
 
 
 def fingerprint(agent: AnyAgent) -> Object:
-    """Describe an agent's model, instructions, output, settings and tools."""
+    """Describe an agent's model, instructions, output, settings and tools.
+
+    Raises ConfigurationError where this version of Pydantic AI has no such parts: what is left out would count as
+    unchanged, and old answers be taken for new ones.
+    """
+    try:
+        return _parts(agent)
+    except AttributeError as error:
+        raise ConfigurationError(
+            f"Pydantic AI {version('pydantic-ai-slim')} does not keep an agent's parts where batchq reads them"
+            f" ({error}): pip install 'pydantic-ai-slim=={SUPPORTED}.*'"
+        ) from error
+
+
+def _parts(agent: AnyAgent) -> Object:
     inner = _innermost(agent)
     told: Object = {
         "model": _model(agent.model),
-        "output": {"type": described(agent.output_type), "schema": cast("Object", agent.output_json_schema())},
+        "output": {"type": described(agent.output_type), "schema": _schema(agent.output_json_schema())},
         "tools": _tools(agent.toolsets),
         "capabilities": _capabilities(agent),
     }
@@ -60,7 +79,7 @@ def _own_parts(agent: Agent[Any, Any]) -> Object:
         "output_validators": described(validators),
         "model_settings": described(agent.model_settings),
         "retries": {"tools": agent._max_tool_retries, "output": agent._max_output_retries},  # noqa: SLF001
-        "end_strategy": described(agent.end_strategy),
+        "end_strategy": agent.end_strategy,
     }
 
 
@@ -84,9 +103,9 @@ def _model(model: object) -> Json:
     return told
 
 
-def _instructions(holder: object) -> Json:
+def _instructions(holder: Agent[Any, Any] | FunctionToolset[Any]) -> Json:
     """Describe the instructions of an agent or a toolset: texts, functions, and the sources of templates."""
-    given = [getattr(item, "instruction", item) for item in getattr(holder, "_instructions", ())]
+    given = [getattr(item, "instruction", item) for item in holder._instructions]  # noqa: SLF001
     return described([item._source if isinstance(item, TemplateStr) else item for item in given])  # noqa: SLF001
 
 
@@ -99,17 +118,21 @@ def _tools(toolsets: Sequence[AbstractToolset[Any]]) -> Json:
     return [told for told in map(_toolset, toolsets) if told]
 
 
+def _schema(schema: Mapping[str, object]) -> Json:
+    return digest_of(json.dumps(schema, sort_keys=True))  # it may hold defaults
+
+
 def _tool(tool: Tool[Any]) -> Json:
     return {
         "description": tool.description,
-        "schema": cast("Object", tool.function_schema.json_schema),
+        "schema": _schema(tool.function_schema.json_schema),
         "function": described(tool.function),
         "strict": tool.strict,
         "retries": tool.max_retries,
     }
 
 
-def _with_instructions(toolset: AbstractToolset[Any]) -> Object:
+def _with_instructions(toolset: FunctionToolset[Any]) -> Object:
     told = _instructions(toolset)
     return {"instructions of all": told} if told else {}
 

@@ -16,9 +16,9 @@ from pydantic_ai.usage import RunUsage
 from pydantic_core import PydanticSerializationError
 
 from batchq.worker import Answer, Json, Reject, Request, Steer
-from batchq_workers.agent_accounting import account_of_failed_run, account_of_run
+from batchq_workers.agent_accounting import account_of_failed_run, account_of_run, leave_account
 from batchq_workers.agent_conversation import Conversation, conversation
-from batchq_workers.agent_errors import decide
+from batchq_workers.agent_errors import decide, undecided
 from batchq_workers.answer_body import broken_off, cut_off, withheld
 
 DepsT = TypeVar("DepsT")
@@ -51,12 +51,16 @@ class AgentRuns(Generic[DepsT, OutputT]):
                     usage=usage,
                     infer_name=False,
                 )
+            except Steer as steer:
+                steer.answer = steer.answer or account_of_failed_run(messages, usage)
+                raise
             except Exception as error:
-                decision = error if isinstance(error, Steer) else decide(error)
-                if decision is None:
-                    raise
-                decision.answer = decision.answer or account_of_failed_run(messages, usage)
-                raise decision from (None if decision is error else error)
+                decision = decide(error) or undecided(error)
+                decision.answer = account_of_failed_run(messages, usage)
+                raise decision from error
+            except BaseException as ended:  # a cancellation: it has to stay one
+                leave_account(ended, account_of_failed_run(messages, usage))
+                raise
         return _checked(run.output, account_of_run(None, messages, usage))
 
 
@@ -95,9 +99,12 @@ def _asked(request: Request) -> Conversation:
 
 
 def _checked(output: object, answer: Answer) -> Answer:
-    """Return the output as JSON. Raises the decision on one that the model did not end as it should."""
+    """Return the output as JSON, by the names that its schema has.
+
+    Raises the decision on one that the model did not end as it should.
+    """
     try:
-        result = cast("Json", _any_value.dump_python(output, mode="json"))
+        result = cast("Json", _any_value.dump_python(output, mode="json", by_alias=True))
     except PydanticSerializationError as error:
         reason = f"the agent's output can't be written as JSON: {error}"
         raise Reject(reason, error_class="bad_result", answer=answer) from error

@@ -17,9 +17,9 @@ from pydantic_ai.providers.openrouter import OpenRouterProvider
 from pydantic_ai.settings import ModelSettings
 
 from batchq.worker import Answer, Endpoint, Halt, Prices, Reject, Request, Steer, is_openrouter
-from batchq_workers.agent_accounting import summed
+from batchq_workers.agent_accounting import leave_account, summed
 from batchq_workers.agent_conversation import conversation
-from batchq_workers.agent_errors import decide
+from batchq_workers.agent_errors import decide, undecided
 from batchq_workers.endpoint_client import redacted
 from batchq_workers.json_values import Object
 from batchq_workers.judged_calls import CHAT, Calls, recorded_calls
@@ -73,10 +73,11 @@ class ModelRuns:
             except Exception as error:
                 # What aiohttp's transport does not translate, the SDK lets through.
                 garbled = not_http(error) if isinstance(error, aiohttp.ClientError) else None
-                decision = calls.decision or decide(error) or garbled
-                if decision is None:
-                    raise
+                decision = calls.decision or decide(error) or garbled or undecided(error)
                 raise self._told(decision, calls, request.model) from error
+            except BaseException as ended:  # a cancellation: it has to stay one
+                leave_account(ended, self._so_far(calls, request.model))
+                raise
         return self._sum(run.output, calls.answers, request.model)
 
     def _new_agent(self, model: str, schema: str | None) -> Agent[None, Any]:
@@ -94,11 +95,13 @@ class ModelRuns:
 
     def _told(self, decision: Steer, calls: Calls, model: str) -> Steer:
         """Return a decision that carries all that the run has cost, and the answer that came last."""
-        answers = [*calls.answers, *([decision.answer] if decision.answer else [])]
-        if answers:
-            decision.answer = self._sum(answers[-1].result, answers, model)
+        decision.answer = self._so_far(calls, model, *([decision.answer] if decision.answer else []))
         decision.args = (redacted(str(decision), self._endpoint.api_key),)
         return decision
+
+    def _so_far(self, calls: Calls, model: str, *ended_by: Answer) -> Answer | None:
+        answers = [*calls.answers, *ended_by]
+        return self._sum(answers[-1].result, answers, model) if answers else None
 
     def _sum(self, result: Json, answers: list[Answer], model: str) -> Answer:
         return summed(result, [priced(answer, self._prices, model) for answer in answers])
