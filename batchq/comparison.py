@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 import anyio
-import anyio.to_thread
 import anyio.lowlevel
+import anyio.to_thread
 
 from batchq.jobs import Batch
 from batchq.leaders import Leaders

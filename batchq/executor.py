@@ -33,6 +33,7 @@ from batchq.jobs import (
     Throttled,
     Usage,
 )
+from batchq.plain import plain
 from batchq.request import DEFAULT_URL, encode, merge_body, prompt_of
 from batchq.structured import DEFAULT_SCHEMA_TRIES, SchemaMismatch, hold_to
 from batchq.worker import Handler, Request
@@ -127,6 +128,8 @@ def _keep(batch: Batch, value: Json | Answer) -> Outcome:
     """Turn what a worker returned into an outcome, held to the batch's schema if it has one."""
     answer = value if isinstance(value, Answer) else Answer(value)
     try:
+        if not isinstance(answer.result, str):
+            answer = replace(answer, result=plain(answer.result))
         kept = _answered(batch, answer)
     except (TypeError, ValueError, RecursionError) as error:
         reason = Reason("bad_result", f"the worker returned what JSON can't hold: {shorten(_text(error))}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 _FLUSH_ROWS = 5_000
 _FOLLOWERS = """
-    CREATE TABLE followers AS
+    INSERT INTO followers
     SELECT row, leader FROM (SELECT row, key, min(row) OVER (PARTITION BY key) AS leader FROM seen) WHERE row > leader
     ORDER BY row
 """
@@ -30,6 +30,7 @@ class Leaders:
             "PRAGMA journal_mode=OFF",
             "PRAGMA synchronous=OFF",
             "CREATE TABLE seen (row INTEGER PRIMARY KEY, key BLOB NOT NULL, name NOT NULL)",
+            "CREATE TABLE followers (row INTEGER PRIMARY KEY, leader INTEGER NOT NULL)",
             "BEGIN",
         ):
             self._database.execute(statement)
@@ -46,7 +47,7 @@ class Leaders:
             self._flush()
 
     def decide(self) -> None:
-        """Find the leaders of all rows that were seen."""
+        """Find the leaders of all rows that were seen. It takes seconds for millions: call it in a thread."""
         self._flush()
         self._database.execute(_FOLLOWERS)
 

@@ -12,7 +12,7 @@ import anyio
 
 from batchq.config import Settings
 from batchq.discovery import FoundWorker, find_worker, installed_workers
-from batchq.errors import BatchqError, ConfigurationError
+from batchq.errors import ConfigurationError
 from batchq.jobs import Batch, BatchState
 from batchq.runner import Runner, Stop
 from batchq.store import Store
@@ -83,20 +83,39 @@ def run_event_loop(main: Callable[[], Coroutine[object, object, T]]) -> T:
 
 
 async def beside(main: Callable[[], Awaitable[T]], *others: Callable[[], Coroutine[object, object, None]]) -> T:
-    """Run `main` with others beside it, end those with it, and raise what it raises, not wrapped in a group."""
+    """Run `main` with others beside it, and end those with it.
+
+    What the first of them raises ends all the others and is raised itself, not wrapped in a group. A cancellation
+    of what surrounds them goes before it.
+    """
     ended: list[T] = []
-    failure: BatchqError | None = None
+    failures: list[Exception] = []
     async with anyio.create_task_group() as group:
+
+        async def run_other(other: Callable[[], Coroutine[object, object, None]]) -> None:
+            try:
+                await other()
+            except Exception as error:  # noqa: BLE001 - carried out by hand: a task group would wrap it
+                failures.append(error)
+                group.cancel_scope.cancel()
+
         for other in others:
-            group.start_soon(other)
+            group.start_soon(run_other, other)
         try:
             ended.append(await main())
-        except BatchqError as error:
-            failure = error
+        except Exception as error:  # noqa: BLE001 - as above
+            failures.append(error)
         group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    if failures:
+        raise _unwrapped(failures[0])
     return ended[0]
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """Return what a group holds that holds just one."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int:

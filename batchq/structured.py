@@ -43,14 +43,21 @@ class UnusableSchema(ValueError):
 
 def schema_of(source: Mapping[str, Json] | type) -> dict[str, Json]:
     """Return the JSON Schema of a Pydantic model, or the schema itself. Raises UnusableSchema."""
-    if isinstance(source, type):
-        describe = getattr(source, "model_json_schema", None)
-        if describe is None:
-            raise UnusableSchema(f"{source.__name__} is not a Pydantic model")
+    if isinstance(source, Mapping):
+        schema = dict(source)
+        check_schema(schema)
+        return schema
+    given: object = source  # an alias like `list[int]` is no type, whatever a caller calls it
+    describe = getattr(given, "model_json_schema", None) if isinstance(given, type) else None
+    if describe is None:
+        name = source.__name__ if type(source) is type else repr(source)[:_SHOWN]
+        raise UnusableSchema(f"{name} is not a Pydantic model: make it a field of one")
+    from pydantic.errors import PydanticUserError
+
+    try:
         return cast("dict[str, Json]", describe())
-    schema = dict(source)
-    check_schema(schema)
-    return schema
+    except PydanticUserError as error:
+        raise UnusableSchema(f"{source.__name__} has none: {error.message[:_SHOWN]}") from None
 
 
 def check_schema(schema: Json) -> None:

@@ -1,10 +1,15 @@
 """One attempt at one job: every way it can end becomes exactly one outcome."""
 
 import asyncio
+import datetime as dt
+import decimal
+import enum
 import json
 from dataclasses import dataclass, replace
 
 import anyio
+import numpy as np
+import pydantic
 import pytest
 
 from batchq.discovery import adapt
@@ -65,7 +70,7 @@ def test_any_json_is_an_answer(value):
     assert json.loads(outcome.answer.result) == value
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), {"a": float("inf")}, b"bytes"])
+@pytest.mark.parametrize("value", [object(), {b"bytes"}, float("nan"), {"a": float("inf")}, b"bytes"])
 def test_what_json_cannot_hold_fails_the_job_alone(value):
     outcome = run(returning(value))
 
@@ -379,3 +384,37 @@ def test_an_estimated_cost_is_marked_and_a_response_kept_on_demand_only():
 )
 def test_keys_are_taken_out_of_errors(key):
     assert key not in shorten(f"API key not valid: {key}. Pass another")
+
+
+@dataclass
+class Labelled:
+    label: str
+    scores: tuple[float, ...]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Verdict(pydantic.BaseModel):
+    day: dt.date
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.array([1, 2]), [1, 2]),
+        (Labelled("a", (0.5, 1.0)), {"label": "a", "scores": [0.5, 1.0]}),
+        ({Colour.RED: {3}}, {"red": [3]}),
+        (dt.datetime(2026, 1, 2, 3, tzinfo=dt.UTC), "2026-01-02T03:00:00+00:00"),
+        (decimal.Decimal("1.50"), "1.50"),
+        ([Verdict(day=dt.date(2026, 1, 2))], [{"day": "2026-01-02"}]),
+    ],
+)
+def test_what_people_return_is_kept_as_json(value, kept):
+    outcome = run(returning(value))
+    assert isinstance(outcome, Succeeded)
+    assert json.loads(outcome.answer.result) == kept

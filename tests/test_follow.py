@@ -67,11 +67,12 @@ def whole(database: Path, output: Output) -> bytes:
 
 
 async def until(condition, what):
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"waited in vain for {what}")
+    try:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"waited in vain for {what}") from None
 
 
 def test_rows_come_in_order_as_soon_as_all_before_them_are_final(database, tmp_path):
@@ -82,13 +83,14 @@ def test_rows_come_in_order_as_soon_as_all_before_them_are_final(database, tmp_p
 
     async def main(store):
         await fill(store, 6, seal=False)
+        seen = []
         async with await open_store(str(database)) as other:
-            task = asyncio.create_task(follow(other, "demo", Output(out)))
+            task = asyncio.create_task(follow(other, "demo", Output(out), on_progress=seen.append))
             await end_jobs(store, at_most=2)
             await until(lambda: len(lines()) == 2, "two lines")
             claims = await hold(store, 2)
             await end_jobs(store, at_most=1)
-            await asyncio.sleep(0.4)
+            await until(lambda: seen[-1].counts.done == 3, "a look at the third answer, which is ahead of others")
             assert len(lines()) == 2
             await give_back(store, claims)
             await end_jobs(store)

@@ -157,7 +157,7 @@ STORM = "429:0.3,500:0.05,502:0.05,whitespace:0.02,html:0.02,err200_empty_choice
 
 
 def test_a_storm_ends_with_one_answer_for_every_prompt_and_true_accounts(place):
-    jobs = 120
+    jobs = 60
     with running_provider(error_mix=STORM, error_calls=5, retry_after=0.25, latency=0.05) as provider:
         start_workers(place, provider, 4, 8)
         enqueue(place, numbered(jobs), "--call-timeout", "2s")

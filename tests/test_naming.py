@@ -1,4 +1,3 @@
-
 """How a batch calls a worker that a script holds, and that another process finds the same worker by that name."""
 
 import copy

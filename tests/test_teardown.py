@@ -112,11 +112,11 @@ def test_a_queue_with_a_batch_stays_and_works(here):
 def test_a_queue_that_another_process_has_open_stays(here):
     path = here / "queue.db"
     with_store(path, lambda store: store.batches())
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1]); "
-         "c.execute('SELECT * FROM batches').fetchall(); print('open', flush=True); time.sleep(60)", str(path)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    code = (
+        "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM batches').fetchall();"
+        " print('open', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "open\n"
         assert not remove_if_empty(path)

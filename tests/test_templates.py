@@ -141,6 +141,45 @@ def test_a_missing_field_is_an_error_wherever_it_stands(template):
     assert "no field `text`; the line has `other`" in reason(template, {"other": 1})
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ items | map(attribute='typo') | list }}",
+        "{{ [items[0].typo, 1] }}",
+        "{{ {'a': (items[0].typo,)} }}",
+        "{{ items[0].typo | pprint }}",
+        "{{ [items[0].typo] | string }}",
+    ],
+)
+def test_a_missing_member_is_an_error_inside_of_what_is_printed(template):
+    assert "no `typo` in an object that has `a`" in reason(template, {"items": [{"a": 1}]})
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ joiner() }}",
+        "{{ cycler('a') }}",
+        "{{ cycler }}",
+        "{{ range }}",
+        "{{ text.upper }}",
+        "{{ [1, 2] | map('string') }}",
+        "{{ [joiner()] }}",
+        "{{ {'a': [cycler('b')]} }}",
+        "{% macro shout() %}!{% endmacro %}{{ shout }}",
+    ],
+)
+def test_what_has_no_text_of_its_own_is_not_printed(template):
+    assert "which has no text" in reason(template, {"text": "x"})
+
+
+def test_percent_signs_still_fill_in_and_divide():
+    template = (
+        "{{ '%5.1f|%%|%-4s|%*d' % (2.25, text, 3, 7) }} {{ 7 % 3 }} {{ '%(a)s' | format(a=text) }} {{ [1, 'b'] }}"
+    )
+    assert PromptTemplate(template).render({"text": "x"}) == "  2.2|%|x   |  7 1 x [1, 'b']"
+
+
 def test_a_missing_member_and_a_null_are_errors_too():
     assert "no `b` in an object that has `a`" in reason("{{ o.b }}", {"o": {"a": 1}})
     assert reason("{{ o }}", {"o": None}) == "`o` is null; `{{ o or '' }}` in the template would leave it out"
@@ -172,6 +211,11 @@ def test_the_sandbox_has_no_way_out(template):
         ("{{ 'x' * 10**12 }}", "repetition"),
         ("{{ 10**12 * [1] }}", "repetition"),
         ("{{ 9 ** 999999999 }}", "exponent"),
+        ("{{ '%500000000d' % 3 }}", "a text of more than 10,000,000 characters"),
+        ("{{ '%-0500000000d|%s' % (3, text) }}", "a text of more than"),
+        ("{{ '%(a).500000000f' % {'a': 1.5} }}", "a text of more than"),
+        ("{{ '%*d' % (500000000, 3) }}", "a text of more than"),
+        ("{{ '%500000000d' | format(3) }}", "a text of more than"),
         ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
         ("{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}", "more than 50,000,000 characters"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),

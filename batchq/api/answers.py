@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from batchq.api.validation import MISFIT, instance_of
 from batchq.errors import UsageError
 from batchq.jobs import NANO, JobState, Json, Result
 from batchq.request import encode
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Dtype = Literal["list[dict]", "list[str]", "list[tuple[str,str]]", "polars", "pandas"]
 _DTYPES: tuple[Dtype, ...] = ("list[dict]", "list[str]", "list[tuple[str,str]]", "polars", "pandas")
-MISFIT = "schema_mismatch"
 
 
 class AnswerUsage(TypedDict):
@@ -95,16 +95,15 @@ class Reader:
     def row(self, result: Result) -> AnswerRow:
         """Return the row of a job that ended, or not."""
         status, error, error_class = result.state.value, result.error, result.error_class
-        value: object = None if result.result is None else json.loads(result.result)
-        if self._model is not None and result.state is JobState.DONE:
+        value: object = None
+        if self._model is None:
+            value = None if result.result is None else json.loads(result.result)
+        elif result.state is JobState.DONE and result.result is not None:
             try:
-                value = self._model.model_validate(value)
-            except (
-                ValueError
-            ) as misfit:  # what JSON Schema can't say, by a worker elsewhere that does not know the type
-                status, error, error_class = JobState.FAILED.value, str(misfit), MISFIT
-        elif self._model is not None:
-            value = None  # what was paid for, and is no instance
+                value = instance_of(self._model, result.result)
+            except ValueError as misfit:  # by a worker that knew the schema only, or another state of the type
+                status, error_class = JobState.FAILED.value, MISFIT
+                error = f"what was answered is no {self._model.__name__}; `fresh=True` asks again: {misfit}"
         usage = result.usage
         return AnswerRow(
             idx=result.position,

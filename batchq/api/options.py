@@ -7,12 +7,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
 from batchq.api.workers import WorkerLike
+from batchq.errors import UsageError
 from batchq.jobs import Json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Shape: TypeAlias = Literal["original", "unique"]
+_SHAPES = ("original", "unique")
 
 # What `return_dtype` may be.
 Rows: TypeAlias = type[list[dict[str, Any]]] | Literal["list[dict]"]
@@ -54,3 +56,10 @@ class CallOptions(TypedDict, total=False):
     params: Mapping[str, Json] | None
     template: str | None
     budget: Decimal | float | None
+
+
+def is_unique(shape: object) -> bool:
+    """Whether rows are wanted for different prompts only. Raises UsageError for what is no shape."""
+    if shape not in _SHAPES:
+        raise UsageError(f"output_shape is {shape!r}; it can be {' or '.join(_SHAPES)}")
+    return shape == "unique"

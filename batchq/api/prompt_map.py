@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from batchq.api.answers import AnswerRow, Reader, Summary, converted, dtype_of
+from batchq.api.answers import AnswerRow, Dtype, Reader, Summary, converted, dtype_of
 from batchq.api.call import Call, make_ready
-from batchq.api.options import CallOptions, Frame, Pairs, Rows, Shape, Texts
-from batchq.api.running import Shown, run_batch
+from batchq.api.options import CallOptions, Frame, Pairs, Rows, Shape, Texts, is_unique
+from batchq.api.out import check_file, check_for, output_of, write_answers, write_nothing
+from batchq.api.running import Shown, run_batch, working
 from batchq.api.spool import Prompts
 from batchq.api.teardown import take_down
 from batchq.api.workers import WorkerLike
-from batchq.collecting import Output, write_results
-from batchq.collecting.checks import check_places
+from batchq.collecting import Output, whole_results
 from batchq.database import sqlite_path
-from batchq.errors import UsageError
-from batchq.formats import AtomicFile
 from batchq.formats.template import PromptTemplate
 from batchq.generations import Synchronised
-from batchq.jobs import NANO, Json
+from batchq.jobs import Json
 from batchq.store import Store, open_store
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _ROWS = list[dict[str, Any]]
-_SHAPES = ("original", "unique")
 
 
 @overload
@@ -95,7 +93,7 @@ async def prompt_map(
     is done: BadInput for what is no prompt, ConfigurationError for a missing key, model or worker, CannotGoOn
     where somebody has to act first (no credit, a spent budget, a paused batch).
 
-    - `prompts`: strings, requests (`{"messages": [...]}`, `{"body": {...}}`), rows for a `template`, from any
+    - `prompts`: strings, requests (`{"messages": [...]}`, OpenAI Batch lines), rows for a `template`, from any
       iterable, async or not; a pandas, polars or Arrow table; or a file, as a Path.
     - `worker`: a function of yours, async or not, a Plugin, or the name of one; else the model `model_name`
       (or `MODEL`) at OpenRouter, with `openrouter_api_key` (or `OPENROUTER_API_KEY`), or at `base_url`.
@@ -107,64 +105,77 @@ async def prompt_map(
       else that of the script and a hash of the settings. `fresh`: ask again what was answered before.
     - `output_shape`: `original`, a row for each prompt, or `unique`, one for each that is different (equal ones
       are asked once either way). `return_dtype`: `list[dict]`, `list[str]`, `list[tuple[str, str]]`, `"polars"`
-      or `"pandas"`. `out`: a file to write instead (.jsonl, .csv, .txt, .parquet); then a `Summary` is returned.
+      or `"pandas"`. `out`: a file to write instead (.jsonl, .csv, .tsv, .txt, .parquet), which replaces only earlier
+      answers; then a `Summary` is returned.
     - `teardown`: when everything was answered, delete the batch, and the queue's file if nothing else is in it.
     - `verbose`: show progress on stderr, a line for every `progress_every` answers where there is no terminal.
     """
-    dtype = dtype_of(return_dtype)
-    if output_shape not in _SHAPES:
-        raise UsageError(f"output_shape is {output_shape!r}; it can be {' or '.join(_SHAPES)}")
-    ready = make_ready(
-        Call(
-            prompts, worker, model_name, openrouter_api_key, base_url, response_model, concurrency, max_attempts,
-            rpm_limit, db_url, fresh, batch, system, params, PromptTemplate(template, "template") if template else None,
-            budget,
-        )
-    )  # fmt: skip
-    target = None if out is None else Path(out)
-    if target is not None:
-        check_places(Output(target), database=sqlite_path(ready.settings.db))
-    store = await open_store(ready.settings.db, create=True)
-    async with store:
+    unique = is_unique(output_shape)
+    wanted = _Wanted(
+        dtype=dtype_of(return_dtype),
+        output=None if out is None else output_of(out, unique=unique),
+        unique=unique,
+        teardown=teardown,
+        shown=Shown(verbose, progress_every),
+    )
+    call = Call(
+        prompts=prompts,
+        worker=worker,
+        model_name=model_name,
+        openrouter_api_key=openrouter_api_key,
+        base_url=base_url,
+        response_model=response_model,
+        concurrency=concurrency,
+        max_attempts=max_attempts,
+        rpm_limit=rpm_limit,
+        db_url=db_url,
+        fresh=fresh,
+        batch=batch,
+        system=system,
+        params=params,
+        prompt_template=PromptTemplate(template, "template") if template else None,
+        budget=budget,
+    )
+    return await _mapped(call, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to become of the answers."""
+
+    dtype: Dtype
+    output: Output | None
+    unique: bool
+    teardown: bool
+    shown: Shown
+
+
+async def _mapped(call: Call, wanted: _Wanted) -> Any:  # noqa: ANN401 - the overloads of prompt_map tell
+    ready = make_ready(call)
+    output = wanted.output
+    if output is not None:
+        check_file(output, sqlite_path(ready.settings.db))
+    async with await open_store(ready.settings.db, create=True) as store:
         found = await ready.enqueue(store)
         if found is None:
-            return converted([], dtype) if target is None else _write_nothing(target)
-        progress = await run_batch(store, ready, found, Shown(verbose, progress_every))
-        unique = output_shape == "unique"
-        reader = Reader(response_model)
-        result = (
-            converted(await _rows(store, found, reader, unique=unique), dtype)
-            if target is None
-            else await _write(store, found, target)
-        )
-        if teardown:
-            await take_down(store, found, progress)
+            return converted([], wanted.dtype) if output is None else write_nothing(output)
+        if output is not None:
+            await check_for(output, store, found)
+        async with working(store, ready, found) as runner:
+            await run_batch(store, runner, found, wanted.shown)
+            if output is not None:
+                summary = await write_answers(output, store, found)
+                result, complete = summary, summary.done == summary.total
+            else:
+                rows = await _rows(store, found, Reader(call.response_model), unique=wanted.unique)
+                result, complete = converted(rows, wanted.dtype), all(row["status"] == "done" for row in rows)
+        if wanted.teardown:
+            await take_down(store, found, complete=complete)
         return result
 
 
 async def _rows(store: Store, found: Synchronised, reader: Reader, *, unique: bool) -> list[AnswerRow]:
     """Read the rows of the prompts; what others have added to the batch meanwhile is theirs."""
-    total = found.enqueued.total
-    results = store.results(found.batch, with_prompt=True, unique=unique)
-    return [reader.row(result) async for result in results if result.position < total]
-
-
-async def _write(store: Store, found: Synchronised, target: Path) -> Summary:
-    collected = await write_results(store, found.batch.name, Output(target, with_prompt=True))
-    counts, progress = collected.counts, collected.progress
-    return Summary(
-        batch=found.batch.name,
-        path=str(target),
-        done=counts.done,
-        failed=counts.failed,
-        cancelled=counts.cancelled,
-        input_tokens=progress.usage.input_tokens or 0,
-        output_tokens=progress.usage.output_tokens or 0,
-        cost=None if progress.cost is None else progress.cost / NANO,
-    )
-
-
-def _write_nothing(target: Path) -> Summary:
-    """Write the file of no prompts."""
-    with AtomicFile(target):
-        return Summary("", str(target), 0, 0, 0, 0, 0, None)
+    batch, total = await store.batch(found.batch.name), found.enqueued.total
+    results = whole_results(store, batch, with_prompt=True, unique=unique, most=total)
+    return [reader.row(result) async for result in results]

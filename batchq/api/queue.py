@@ -11,9 +11,9 @@ from batchq import operating
 from batchq.api import enqueueing, working
 from batchq.api.spool import Prompts
 from batchq.api.workers import WorkerLike, WorkersLike
-from batchq.collecting import Collected, Output, check_not_source, check_output, write_results
+from batchq.collecting import Collected, Output, check_not_source, check_output, whole_results, write_results
 from batchq.config import DEFAULT_ENDPOINT, load_settings
-from batchq.coordinator import refuse_purged, wait_until_finished, watch
+from batchq.coordinator import wait_until_finished, watch
 from batchq.formats.template import PromptTemplate
 from batchq.jobs import Attempt, Batch, ErrorGroup, Json, Lane, Progress, Result, RunnerInfo
 from batchq.limits import change_limits, limits_given
@@ -170,11 +170,10 @@ class Queue:
     async def results(self, batch: BatchLike, *, with_prompt: bool = False) -> AsyncIterator[Result]:
         """Yield every job of a batch as it stands now, in input order; `wait` first for what is final.
 
-        `value` of a result is the answer itself. Raises Purged for a batch that is being deleted.
+        `value` of a result is the answer itself. Raises Purged for a batch that is being deleted, also at the end
+        where that has begun meanwhile.
         """
-        found = await self._find(batch)
-        refuse_purged(found)
-        async for result in self._store.results(found, with_prompt=with_prompt):
+        async for result in whole_results(self._store, await self._find(batch), with_prompt=with_prompt):
             yield result
 
     async def job(self, batch: BatchLike, position: int) -> tuple[Result, list[Attempt]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+
+import anyio
 
 from batchq.api.call import Ready
 from batchq.coordinator import wait_until_finished
 from batchq.display.messages import say
 from batchq.display.progress import outcome_lines, show_progress
 from batchq.display.text import plural
-from batchq.errors import CannotGoOn
+from batchq.errors import CannotGoOn, StoreError
 from batchq.generations import Synchronised
 from batchq.jobs import Progress
 from batchq.process import beside
@@ -28,14 +30,28 @@ class Shown:
     every: int
 
 
-async def run_batch(store: Store, ready: Ready, found: Synchronised, shown: Shown) -> Progress:
+@asynccontextmanager
+async def working(store: Store, ready: Ready, found: Synchronised) -> AsyncIterator[Runner]:
+    """Give the runner of a call, which serves its batch alone; it says goodbye when the block ends.
+
+    Until then its batch is spared by all others, so that its results can be read.
+    """
+    options = RunnerOptions(ready.call.concurrency, until_empty=True, batch_ids=frozenset([found.batch.id]), stays=True)
+    runner = Runner(store, {ready.worker.name: ready.worker}, {ready.endpoint.name: ready.endpoint}, options)
+    try:
+        yield runner
+    finally:
+        with anyio.CancelScope(shield=True), suppress(StoreError):
+            await runner.retire()
+
+
+async def run_batch(store: Store, runner: Runner, found: Synchronised, shown: Shown) -> Progress:
     """Work until every job of the batch has ended, here or elsewhere; show how far it is.
 
     Raises CannotGoOn where what is left can't run until somebody acts, ConfigurationError where the worker
     can't be opened. Everything is kept then. A cancellation gives back what runs.
     """
     name = found.batch.name
-    runner = make_runner(store, ready, found)
     with progress_of(store, found, shown) as update:
 
         async def watch() -> None:
@@ -54,12 +70,6 @@ async def run_batch(store: Store, ready: Ready, found: Synchronised, shown: Show
         for line in outcome_lines(progress, await store.errors(found.batch)):
             say(line)
     return progress
-
-
-def make_runner(store: Store, ready: Ready, found: Synchronised) -> Runner:
-    """Return the runner of a call, which serves its batch alone."""
-    options = RunnerOptions(ready.call.concurrency, until_empty=True, batch_ids=frozenset([found.batch.id]))
-    return Runner(store, {ready.worker.name: ready.worker}, {ready.endpoint.name: ready.endpoint}, options)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from batchq.formats.arrow import import_arrow
 from batchq.formats.rendering import flat_names
 from batchq.jobs import Batch
 
+_WAY_OUT: Final = "choose another file, or overwrite with --force"
 _START: Final = 1 << 20
 _STATES = rb"pending|inflight|done|failed|cancelled"
 _RESULT_LINE: Final = re.compile(rb'\{"custom_id":(?:null|"(?:[^"\\]|\\.)*"),"position":\d+,')
@@ -23,16 +24,19 @@ _JOINED_LINE: Final = re.compile(rb'\{.*[{,]"position((?:_\d+)?)":\d+,"state\1":
 _OPENAI_LINE: Final = re.compile(rb'\{"id":"batch_req_')
 
 
-def check_output(output: Output, *, overwrite: bool = False, database: Path | None = None) -> None:
+def check_output(
+    output: Output, *, overwrite: bool = False, database: Path | None = None, way_out: str = _WAY_OUT
+) -> None:
     """Raise UsageError, before anybody waits, if results should not or could not be written to an output.
 
     A file that is there is replaced only if it holds results of the format: an input is not lost to a slip of
     the hand. `overwrite` lifts that, but nothing lets results replace the queue's `database` or the input.
+    `way_out` says what to do about a file that is in the way.
     """
     check_places(output, database=database)
     for path, chosen in _targets(output):
         if path.is_file() and not overwrite:
-            _check_holds_results(path, chosen)
+            _check_holds_results(path, chosen, way_out)
         AtomicFile(path).check()
 
 
@@ -60,7 +64,7 @@ def check_not_source(output: Output, batch: Batch) -> None:
     """Raise UsageError if an output would replace the file that the batch's rows were read from."""
     for path, _ in _targets(output):
         if batch.source is not None and same_file(path, Path(batch.source)):
-            raise UsageError(f"{path} is the input of {batch.name} itself: name another file with -o")
+            raise UsageError(f"{path} is the input of {batch.name} itself: name another file")
 
 
 def _targets(output: Output) -> list[tuple[Path, str]]:
@@ -69,7 +73,7 @@ def _targets(output: Output) -> list[tuple[Path, str]]:
     return [(path, chosen) for path, chosen in targets if path is not None]
 
 
-def _check_holds_results(path: Path, chosen: str) -> None:
+def _check_holds_results(path: Path, chosen: str, way_out: str) -> None:
     try:
         with path.open("rb") as file:
             start = file.read(_START)
@@ -79,9 +83,7 @@ def _check_holds_results(path: Path, chosen: str) -> None:
     if not holds:
         kind = "results" if chosen == "jsonl" else f"results as {chosen}"
         tell = ", and plain text never tells" if chosen == "txt" else ""
-        raise UsageError(
-            f"{path} exists and does not hold {kind}{tell}: choose another file, or overwrite with --force"
-        )
+        raise UsageError(f"{path} exists and does not hold {kind}{tell}: {way_out}")
 
 
 def _holds_jsonl(_path: Path, start: bytes) -> bool:

@@ -12,9 +12,10 @@ import anyio
 from batchq.collecting.checks import check_not_source, check_places
 from batchq.collecting.growing import growing_file
 from batchq.collecting.output import Output
-from batchq.collecting.sheets import PAGE_ROWS, Sheets
+from batchq.collecting.sheets import Sheets
 from batchq.collecting.stdout import Stdout
-from batchq.collecting.writing import Collected, collected, prepare_layout, refuse_part
+from batchq.collecting.whole import PAGE_ROWS, refuse_part
+from batchq.collecting.writing import Collected, collected, prepare_layout
 from batchq.coordinator import OnProgress, refuse_purged, timed_out, watch
 from batchq.errors import UsageError
 from batchq.formats.rendering import BinaryFile
@@ -84,7 +85,7 @@ class _Follower:
             self.sheets = await self._open(progress)
         await self._write(progress, self.sheets)
         if progress.finished and not self._waits:
-            refuse_part(progress.batch, self.sheets.counts)
+            await refuse_part(self._store, progress.batch, self.sheets.counts)
             self.is_complete = True
 
     def _is_ready(self, progress: Progress) -> bool:

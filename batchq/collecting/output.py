@@ -15,7 +15,8 @@ class Output:
 
     `path` None is standard output. The name of the file tells the `format` where that is None. `with_input` is
     the file that the batch was enqueued from, read as `read` says, whose rows stand before the results.
-    `errors` takes the jobs that failed or were cancelled.
+    `errors` takes the jobs that failed or were cancelled. `unique` leaves out those that follow another one, `most`
+    those at that position and behind it; what is written while a batch runs has them all.
     """
 
     path: Path | None = None
@@ -24,6 +25,8 @@ class Output:
     with_input: Path | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
     errors: Path | None = None
+    unique: bool = False
+    most: int | None = None
 
     @property
     def actual_format(self) -> str:

@@ -8,10 +8,10 @@ from typing import Self
 
 from batchq.collecting.joining import InputRows
 from batchq.collecting.output import Output
+from batchq.collecting.whole import PAGE_ROWS
 from batchq.formats.rendering import BinaryFile, Entry, Layout, sheet_for
 from batchq.jobs import Counts, JobState, Result
 
-PAGE_ROWS = 500
 _FAILED = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 

@@ -7,13 +7,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio.to_thread
+
 from batchq.collecting.checks import check_not_source, check_places
 from batchq.collecting.joining import InputRows, input_rows
 from batchq.collecting.output import Output
-from batchq.collecting.sheets import PAGE_ROWS, Sheets
+from batchq.collecting.sheets import Sheets
 from batchq.collecting.stdout import Stdout
+from batchq.collecting.whole import whole_results
 from batchq.coordinator import OnProgress, refuse_purged, wait_until_finished
-from batchq.errors import Purged
 from batchq.formats import AtomicFile
 from batchq.formats.rendering import BinaryFile, Layout
 from batchq.jobs import Batch, Counts, ErrorGroup, Progress
@@ -49,7 +51,7 @@ async def collect(
 
 
 async def write_results(store: Store, name: str, output: Output) -> Collected:
-    """Write every job of a batch as it stands now, in input order.
+    """Write the jobs of a batch as they stand now, in input order.
 
     The files are replaced whole or not at all. Raises UnknownBatch, Purged, and UsageError where one of them
     is the queue itself or the batch's own input, or where `with_input` does not fit the batch.
@@ -63,9 +65,10 @@ async def write_results(store: Store, name: str, output: Output) -> Collected:
         layout, rows = await prepare_layout(stack, store, batch, output)
         results, errors = stack.enter_context(_atomic_files(output))
         sheets = stack.enter_context(Sheets(output, layout, rows, results, errors))
-        async for result in store.results(batch, with_prompt=output.with_prompt, page_rows=PAGE_ROWS):
+        async for result in whole_results(
+            store, batch, with_prompt=output.with_prompt, unique=output.unique, most=output.most
+        ):
             sheets.put(result)
-        refuse_part(batch, sheets.counts)
         sheets.close()
     return await collected(store, progress, sheets)
 
@@ -77,18 +80,10 @@ async def prepare_layout(
     has_ids = bool(await store.has_custom_ids(batch))
     rows = None
     if output.with_input is not None:
-        rows = stack.enter_context(input_rows(output.with_input, output.read, batch, has_ids=has_ids))
+        opened = input_rows(output.with_input, output.read, batch, has_ids=has_ids)
+        rows = await anyio.to_thread.run_sync(stack.enter_context, opened)
     columns = None if rows is None else rows.columns
     return Layout(batch, has_ids, output.with_prompt, columns), rows
-
-
-def refuse_part(batch: Batch, counts: Counts) -> None:
-    """Raise Purged where fewer jobs were read than the batch has."""
-    if counts.total < batch.size:
-        raise Purged(
-            f"{batch.name} has lost jobs while they were read ({counts.total:,} of {batch.size:,} are left):"
-            " somebody purges it"
-        )
 
 
 async def collected(store: Store, progress: Progress, sheets: Sheets) -> Collected:

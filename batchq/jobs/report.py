@@ -52,10 +52,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class FinishedPlace:
-    """Where a reader of finished jobs stands: behind the one that ended last of those that it has read."""
+    """Where a reader of finished jobs stands: behind the one that ended last of those that it has read.
+
+    `follower_id` is the last one read of those that follow it; None where they are all read.
+    """
 
     at: int = -1
     job_id: int = -1
+    follower_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from sqlalchemy import bindparam, tuple_
+from sqlalchemy import bindparam, select, tuple_
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list
-from batchq.jobs import FinishedPage, FinishedPlace
+from batchq.jobs import FinishedPage, FinishedPlace, Result, Usage
 from batchq.schema import jobs
-from batchq.store.find import AnySelect
+from batchq.store.find import AnyRow, AnySelect
 from batchq.store.results import result_of, results_statement
 
-_led = jobs.c.leader_id.in_(json_list("led"))
+_FREE = Usage(0, 0, 0, 0)
+# What is a follower's own. Its leader's answer is read once, not with each of them.
+_follower = select(jobs.c.id, jobs.c.leader_id, jobs.c.position, jobs.c.custom_id, jobs.c.key, jobs.c.payload)
+_of_several = _follower.where(jobs.c.leader_id.in_(json_list("led")))
+_of_one = (
+    _follower.where(jobs.c.leader_id == bindparam("of_leader"), jobs.c.id > bindparam("after"))
+    .order_by(jobs.c.id)
+    .limit(bindparam("most"))
+)
 
 
 def finished_statement() -> AnySelect:
     """Return the SELECT of what ended behind the bound place, in the order in which it did."""
     place = tuple_(jobs.c.finished_at, jobs.c.id)
     return (
-        results_statement(with_prompt=True)
-        .add_columns(jobs.c.id, jobs.c.followers)
+        _jobs()
         .where(
             jobs.c.batch_id == bindparam("of_batch"),
             jobs.c.finished_at.is_not(None),
@@ -33,16 +42,76 @@ def finished_statement() -> AnySelect:
 
 
 def read_finished(tx: Transaction, batch_id: int, place: FinishedPlace, limit: int) -> FinishedPage:
-    """Return up to `limit` jobs that ended behind `place`, with all that follow them."""
+    """Return up to `limit` jobs that ended behind `place`, and up to `limit` that follow them.
+
+    Those that follow one job may take several pages.
+    """
+    if place.follower_id is not None:
+        page = _followers_behind(tx, place, limit)
+        if page.results:
+            return page
+        place = page.place
     rows = tx.connection.execute(
         finished_statement(), {"of_batch": batch_id, "at": place.at, "of_job": place.job_id, "most": limit}
     ).all()
     if not rows:
         return FinishedPage((), place)
-    led = json.dumps([row.id for row in rows if row.followers])
-    following = results_statement(with_prompt=True).where(_led)
-    found = [result_of(row, with_prompt=True) for row in rows]
-    if led != "[]":
-        followers = tx.connection.execute(following, {"led": led}).all()
-        found += [result_of(row, with_prompt=True) for row in followers]
-    return FinishedPage(tuple(found), FinishedPlace(rows[-1].finished_at, rows[-1].id))
+    if rows[0].followers > limit:
+        page = _followers_behind(tx, FinishedPlace(rows[0].finished_at, rows[0].id, -1), limit)
+        return FinishedPage((_result(rows[0]), *page.results), page.place)
+    rows = list(_with_followers_up_to(rows, limit))
+    return FinishedPage(tuple(_whole(tx, rows)), FinishedPlace(rows[-1].finished_at, rows[-1].id))
+
+
+def _jobs() -> AnySelect:
+    return results_statement(with_prompt=True).add_columns(jobs.c.id, jobs.c.followers)
+
+
+def _with_followers_up_to(rows: Sequence[AnyRow], limit: int) -> Iterator[AnyRow]:
+    """Yield the first rows, which have up to `limit` followers together."""
+    left = limit
+    for row in rows:
+        left -= row.followers
+        if left < 0:
+            return
+        yield row
+
+
+def _whole(tx: Transaction, rows: Sequence[AnyRow]) -> Iterator[Result]:
+    """Yield jobs, then all that follow them."""
+    leaders = {row.id: _result(row) for row in rows}
+    yield from leaders.values()
+    led = [row.id for row in rows if row.followers]
+    if led:
+        for follower in tx.connection.execute(_of_several, {"led": json.dumps(led)}):
+            yield _as_its_leader(follower, leaders[follower.leader_id])
+
+
+def _followers_behind(tx: Transaction, place: FinishedPlace, limit: int) -> FinishedPage:
+    """Return the next of those that follow the job at `place`; none where they have all been read."""
+    over = replace(place, follower_id=None)
+    found = tx.connection.execute(_jobs().where(jobs.c.id == place.job_id)).one_or_none()
+    if found is None or found.finished_at is None:  # purged, or sent back: its followers are no results any more
+        return FinishedPage((), over)
+    leader = _result(found)
+    rows = tx.connection.execute(_of_one, {"of_leader": place.job_id, "after": place.follower_id, "most": limit}).all()
+    behind = over if len(rows) < limit else replace(place, follower_id=rows[-1].id)
+    return FinishedPage(tuple(_as_its_leader(row, leader) for row in rows), behind)
+
+
+def _result(row: AnyRow) -> Result:
+    return result_of(row, with_prompt=True)
+
+
+def _as_its_leader(row: AnyRow, leader: Result) -> Result:
+    """Return a follower as `results_statement` reads it; the texts are those of its leader."""
+    return replace(
+        leader,
+        position=row.position,
+        custom_id=row.custom_id,
+        key=row.key,
+        payload=row.payload or leader.payload,  # stored empty where it is the same
+        usage=_FREE,
+        cost=0,
+        leader=leader.position,
+    )
