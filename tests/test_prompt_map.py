@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import typing
 from contextlib import aclosing, closing
 
 import pandas as pd
@@ -229,6 +230,43 @@ async def test_shapes_and_types(shape):
     assert isinstance(table, pd.DataFrame)
     assert list(table["result"]) == expected
     assert list(table.columns) == frame.columns
+
+
+async def test_the_older_spelling_of_types_is_understood():
+    assert await prompt_map(["a"], worker=Counting(), return_dtype=typing.List[str]) == ["A"]  # noqa: UP006
+
+
+async def test_a_parameter_that_is_none_is_told_by_a_stream_too():
+    with pytest.raises(TypeError, match="concurency"):
+        [row async for row in prompt_stream(["a"], worker=echo_worker, concurency=3)]
+
+
+async def test_a_request_with_parameters_of_its_own_is_refused():
+    messages = [{"role": "user", "content": "a"}]
+    with pytest.raises(BadInput, match=r"prompts\[0\].*temperature"):
+        await prompt_map([{"messages": messages, "temperature": 0}], worker=echo_worker)
+
+
+async def test_two_servers_are_two_requests(provider, ledger):
+    other = provider.base_url.replace("127.0.0.1", "localhost")
+    for base_url in (provider.base_url, other, provider.base_url):
+        await prompt_map(["a"], model_name="m", base_url=base_url)
+    assert ledger() == 2
+
+
+async def test_many_small_calls_at_once(here):
+    worker = Counting()
+    lists = [[f"{i} a", f"{i} b"] for i in range(20)]
+    found = await asyncio.gather(*(prompt_map(some, worker=worker, return_dtype=list[str]) for some in lists))
+    assert found == [[prompt.upper() for prompt in some] for some in lists]
+    assert len(worker.calls) == 40
+
+
+async def test_an_export_is_of_the_batch_that_was_run_last(here):
+    worker = Counting()
+    for prompts in (["a", "b"], ["c"], ["a", "b"]):
+        await prompt_map(prompts, worker=worker)
+    assert await export_jsonl(out="results.jsonl") == 2
 
 
 async def test_no_prompts_are_no_rows(here):

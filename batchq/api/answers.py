@@ -70,7 +70,7 @@ class Summary:
 def dtype_of(asked: object) -> Dtype:
     """Return which kind of rows a caller wants, by a type, a module or a name. Raises UsageError."""
     name = asked if isinstance(asked, str) else getattr(asked, "__name__", "") if _is_frame(asked) else repr(asked)
-    told = str(name).replace("typing.", "").replace(" ", "")
+    told = str(name).replace("typing.", "").replace(" ", "").lower()
     for dtype in _DTYPES:
         if told == dtype or told.startswith(dtype.replace("]", "[")):  # list[dict[str, Any]]
             return dtype

@@ -195,7 +195,7 @@ class Queue:
     async def collect(
         self,
         batch: BatchLike,
-        path: Path,
+        path: str | Path,
         *,
         wait: bool = True,
         timeout: float | None = None,  # noqa: ASYNC109
@@ -211,7 +211,7 @@ class Queue:
         and holds no results is replaced only if `overwrite`. Raises UsageError where it can't be written,
         TimedOutWaiting after `timeout` seconds.
         """
-        output = Output(path, format, with_prompt, with_input, errors=errors)
+        output = Output(Path(path), format, with_prompt, with_input, errors=errors)
         check_output(output, overwrite=overwrite, database=Path(self.location))
         check_not_source(output, await self._find(batch))
         if wait:
