@@ -343,7 +343,7 @@ async def test_limits_change_while_runners_work(store, clock):
 
 
 async def test_tokens_are_reserved_by_what_calls_cost_and_corrected_when_they_end(store, clock):
-    await fill(store, 2_000)
+    await fill(store, 200)
     await store.set_limits(*LANE, Limits(tpm=60_000))
     hand = Hand(store)
     used = 0
@@ -357,7 +357,7 @@ async def test_tokens_are_reserved_by_what_calls_cost_and_corrected_when_they_en
 
 
 async def test_tokens_hold_also_where_answers_tell_none(store, clock):
-    await fill(store, 3_000)
+    await fill(store, 200)
     await store.set_limits(*LANE, Limits(tpm=60_000))
     assert 60 <= await claimed_in(Hand(store), clock, 60) <= 67
 

@@ -104,9 +104,10 @@ def test_resume_reopens_the_lane_of_a_batch_at_once(place, provider):
 
 
 def test_a_budget_holds_to_the_cent_and_is_raised(place, provider):
-    place.write_prompts(300)
+    jobs = 150
+    place.write_prompts(jobs)
     place.run("enqueue", "prompts.jsonl")
-    whole = 300 * 2e-6  # about what all of it costs
+    whole = jobs * 2e-6  # about what all of it costs
     budget = f"{whole / 3:.9f}"
     assert place.run("budget", "prompts", budget).returncode == 0
 
@@ -125,7 +126,7 @@ def test_a_budget_holds_to_the_cent_and_is_raised(place, provider):
 
     assert "budget $10.0000" in place.run("budget", "prompts", "10").stderr
     assert place.run("worker", "--until-empty").returncode == 0
-    assert place.count("done") == 300
+    assert place.count("done") == jobs
     assert spent(place)[0] == round(provider.ledger()["cost"] * 1e9)
 
 

@@ -223,7 +223,7 @@ def test_what_was_spent_agrees_with_the_providers_ledger_to_the_nano_dollar(tmp_
     async def main() -> None:
         with anyio.fail_after(DEADLINE):
             prompts = [f"prompt {i} {'x' * i}" for i in range(60)]
-            async with queue(tmp_path, prompts, call_timeout_ms=500) as store:
+            async with queue(tmp_path, prompts, call_timeout_ms=1_500) as store:
                 await runner_at(store, provider).run()
                 progress = await store.progress("b")
                 assert progress.counts.done == 60
