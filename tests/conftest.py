@@ -1,9 +1,27 @@
-"""A real store in a temporary file, under a clock that tests set."""
+"""A real store in a temporary file, under a clock that tests set; databases on one PostgreSQL server per session."""
 
 from __future__ import annotations
 
 import pytest
+from postgres import SharedServer, ask_at, fresh_database, named_by_environment
 from store_driver import Clock, open_queue
+
+SHARED_SERVER = pytest.StashKey[SharedServer]()
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.stash[SHARED_SERVER] = SharedServer()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["postgres_door"] = node.config.stash[SHARED_SERVER].door()
+
+
+def pytest_unconfigure(config):
+    if SHARED_SERVER in config.stash:
+        config.stash[SHARED_SERVER].close()
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +40,39 @@ def path(tmp_path):
 
 
 @pytest.fixture
-async def store(path, clock):
-    async with await open_queue(path, clock) as opened:
+async def store(location, clock):
+    async with await open_queue(location, clock) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig):
+    """The session's PostgreSQL server: `url`, `execute`, `create_database`, `drop_database`."""
+    named = named_by_environment()
+    if named is not None:
+        return named
+    if SHARED_SERVER in pytestconfig.stash:
+        return pytestconfig.stash[SHARED_SERVER].had()
+    return ask_at(pytestconfig.workerinput["postgres_door"])
+
+
+@pytest.fixture(scope="session")
+def postgres_connection(postgres):
+    """A connection on which databases are created and dropped: making one takes as long as creating a database."""
+    with postgres.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def postgres_url(postgres, postgres_connection):
+    """The URL of an empty PostgreSQL database of the test's own."""
+    with fresh_database(postgres, postgres_connection) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def location(request):
+    """What `open_store` takes: a new SQLite file, or an empty PostgreSQL database."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_url")
+    return str(request.getfixturevalue("path"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from raw_connection import connect
 
 from batchq.jobs import (
     Answered,
@@ -48,8 +48,8 @@ class Clock:
         self.now += milliseconds
 
 
-async def open_queue(path: Path, clock: Clock) -> Store:
-    return await open_store(str(path), create=True, clock=lambda: clock.now)
+async def open_queue(location: object, clock: Clock) -> Store:
+    return await open_store(str(location), create=True, clock=lambda: clock.now)
 
 
 def identity(name: str, lease_ms: int = LEASE_MS) -> RunnerIdentity:
@@ -172,18 +172,17 @@ async def fill(store: Store, count: int, name: str = "demo", *, seal: bool = Tru
     return await store.batch(name)
 
 
-def rows(store: Store, sql: str, *parameters: object) -> list[sqlite3.Row]:
-    """Read rows past the store."""
-    with closing(sqlite3.connect(store.location, isolation_level=None)) as connection:
-        connection.row_factory = sqlite3.Row
-        return connection.execute(sql, parameters).fetchall()
+def rows(store: Store, sql: str, *parameters: object) -> list[Mapping[str, Any]]:
+    """Read rows past the store, by column name; parameters are marked `?`."""
+    with connect(store.location) as connection:
+        return connection.execute(sql, parameters)
 
 
-def job_row(store: Store, job_id: int) -> sqlite3.Row:
+def job_row(store: Store, job_id: int) -> Mapping[str, Any]:
     return rows(store, "SELECT * FROM jobs WHERE id = ?", job_id)[0]
 
 
-def log_of(store: Store, job_id: int) -> list[sqlite3.Row]:
+def log_of(store: Store, job_id: int) -> list[Mapping[str, Any]]:
     return rows(store, "SELECT * FROM attempts WHERE job_id = ? ORDER BY token", job_id)
 
 
@@ -200,7 +199,8 @@ async def check_tallies(store: Store, batch: Batch) -> None:
     assert {name: count for name, count in told.items() if count} == recounted
     summed = rows(store, "SELECT sum(late) AS late, sum(losses) AS losses, sum(cost) AS cost, "
                          "sum(priced) AS priced FROM tallies WHERE batch_id = ?", batch.id)[0]  # fmt: skip
-    logged = rows(store, "SELECT sum(late) AS late, sum(a.outcome = 'lost') AS losses, sum(a.cost) AS cost, "
+    logged = rows(store, "SELECT count(CASE WHEN late THEN 1 END) AS late, "
+                         "count(CASE WHEN a.outcome = 'lost' THEN 1 END) AS losses, sum(a.cost) AS cost, "
                          "count(a.cost) AS priced FROM attempts a JOIN jobs j ON j.id = a.job_id "
                          "WHERE j.batch_id = ?", batch.id)[0]  # fmt: skip
     assert {name: total or 0 for name, total in dict(summed).items()} == {

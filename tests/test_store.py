@@ -42,8 +42,8 @@ from store_driver import (
     throttled,
 )
 
-from batchq.database import checkpoint
 from batchq.database import sqlite as database
+from batchq.database.sqlite import checkpoint
 from batchq.errors import (
     BatchConflict,
     ConfigurationError,

@@ -28,7 +28,8 @@ async def export_jsonl(db_url: str | None = DB_URL_DEFAULT, *, out: str | Path, 
     settings = load_settings(db=None if db_url == DB_URL_DEFAULT else db_url)
     target = Path(out)
     async with await open_store(settings.db) as store:
-        refuse_queue(target, Path(store.location))
+        if store.file is not None:
+            refuse_queue(target, store.file)
         return await _write(store, await _chosen(store, batch), target)
 
 

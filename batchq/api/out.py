@@ -26,7 +26,7 @@ def output_of(out: str | Path, *, unique: bool) -> Output:
     return replace(output, with_prompt=output.actual_format in _WITH_PROMPT)
 
 
-def check_file(output: Output, database: Path) -> None:
+def check_file(output: Output, database: Path | None) -> None:
     """Raise UsageError where a file can't be written, or holds what are no results. Text never tells what it is."""
     check_output(output, overwrite=output.actual_format == "txt", database=database, way_out=_WAY_OUT)
 

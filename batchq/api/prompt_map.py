@@ -17,7 +17,7 @@ from batchq.api.spool import Prompts
 from batchq.api.teardown import take_down
 from batchq.api.workers import WorkerLike
 from batchq.collecting import Output, whole_results
-from batchq.database import sqlite_path
+from batchq.database import database_file
 from batchq.formats.template import PromptTemplate
 from batchq.generations import Synchronised
 from batchq.jobs import Json
@@ -154,7 +154,7 @@ async def _mapped(call: Call, wanted: _Wanted) -> Any:  # noqa: ANN401 - the ove
     ready = make_ready(call)
     output = wanted.output
     if output is not None:
-        check_file(output, sqlite_path(ready.settings.db))
+        check_file(output, database_file(ready.settings.db))
     async with await open_store(ready.settings.db, create=True) as store:
         found = await ready.enqueue(store)
         if found is None:

@@ -212,7 +212,7 @@ class Queue:
         TimedOutWaiting after `timeout` seconds.
         """
         output = Output(Path(path), format, with_prompt, with_input, errors=errors)
-        check_output(output, overwrite=overwrite, database=Path(self.location))
+        check_output(output, overwrite=overwrite, database=self._store.file)
         check_not_source(output, await self._find(batch))
         if wait:
             await self.wait(batch, timeout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import anyio.to_thread
 
@@ -18,7 +17,7 @@ from batchq.store import Store
 
 
 async def take_down(store: Store, found: Synchronised, *, complete: bool) -> None:
-    """Delete the batch of a call that is complete, and the queue's file if nothing else is in it; close the store.
+    """Delete the batch of a call that is complete, and the queue's file if that holds nothing else; close the store.
 
     What somebody else still wants is left alone. A failure is said, not raised: the answers are there.
     """
@@ -27,8 +26,8 @@ async def take_down(store: Store, found: Synchronised, *, complete: bool) -> Non
     try:
         await _purge(store, found)
         await store.close()
-        path = Path(store.location)
-        await anyio.to_thread.run_sync(partial(remove_if_empty, path))
+        if store.file is not None:
+            await anyio.to_thread.run_sync(partial(remove_if_empty, store.file))
     except (BatchqError, OSError) as error:
         say(f"batchq: {found.batch.name} could not be taken down: {error}")
 

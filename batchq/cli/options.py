@@ -51,7 +51,9 @@ class Duration(click.ParamType[float]):
 DURATION = Duration()
 
 db_option = click.option(
-    "--db", metavar="PATH", help="The queue's database; else BATCHQ_DB, else runs.db in this directory."
+    "--db",
+    metavar="PATH|URL",
+    help="The queue's database: a file, or postgresql+psycopg://…; else BATCHQ_DB, else runs.db in this directory.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
@@ -79,6 +81,8 @@ def settings_of(**flags: object) -> Settings:
 
     settings = load_settings(**flags)
     path = database_path(settings)
+    if path is None:
+        return settings
     if path.is_dir():
         raise UsageError(f"{path} is a directory: name a file in it with --db")
     if path.exists() and not os.access(path, os.R_OK):
@@ -86,11 +90,11 @@ def settings_of(**flags: object) -> Settings:
     return settings
 
 
-def database_path(settings: Settings) -> Path:
-    """Return the file of the queue that the settings name."""
-    from batchq.database import sqlite_path
+def database_path(settings: Settings) -> Path | None:
+    """Return the file of the queue that the settings name; None for a queue on a server."""
+    from batchq.database import database_file
 
-    return sqlite_path(settings.db)
+    return database_file(settings.db)
 
 
 def database_of(flag: str | None) -> str:

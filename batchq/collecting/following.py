@@ -46,7 +46,7 @@ async def follow(
     Files that hold the beginning of these rows are gone on with, also where they end in the middle of one.
     Raises UsageError where they hold anything else, unless `start_over`, and TimedOutWaiting.
     """
-    check_follow(output, database=Path(store.location))
+    check_follow(output, database=store.file)
     check_not_source(output, await store.batch(name))
     with ExitStack() as stack:
         follower = _Follower(store, output, stack, start_over=start_over)

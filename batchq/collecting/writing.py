@@ -59,7 +59,7 @@ async def write_results(store: Store, name: str, output: Output) -> Collected:
     progress = await store.progress(name)
     batch = progress.batch
     refuse_purged(batch)
-    check_places(output, database=Path(store.location))
+    check_places(output, database=store.file)
     check_not_source(output, batch)
     with ExitStack() as stack:
         layout, rows = await prepare_layout(stack, store, batch, output)

@@ -129,7 +129,8 @@ def refill(state: LaneState, now: int) -> LaneState:
     if state.tpm is not None:
         left = min(state.token_burst, state.tokens_left + passed * state.tpm / _EVERY_MS)
         state = replace(state, tokens_left=left)
-    return replace(learning.refill(state, passed), refilled_at=now)
+    # Of two transactions the later one may have read the clock first.
+    return replace(learning.refill(state, passed), refilled_at=max(now, state.refilled_at))
 
 
 def wake(state: LaneState, now: int, in_flight: int) -> LaneState:

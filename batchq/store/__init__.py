@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from batchq.database import OnLocked, Transaction, open_sqlite, sqlite_path
+from batchq.database import OnLocked, Transaction, open_database
 from batchq.jobs import (
     Added,
     Batch,
@@ -29,6 +29,7 @@ from batchq.jobs import (
     RunnerIdentity,
 )
 from batchq.pacing import LaneState, Limits
+from batchq.schema import ENDED_KEY
 from batchq.store import adding, enqueue, operate, runners
 from batchq.store.exchange import ExchangeRequest, exchange, look
 from batchq.store.find import lane_name
@@ -52,14 +53,15 @@ async def open_store(
     """Open the queue at a path or URL; use as an async context manager, or call `close`.
 
     Raises NoDatabase where there is none and `create` is off. `clock` replaces the database's, for tests.
-    `on_locked` hears a sentence, once for each wait, when another process keeps the database locked for long.
+    `on_locked` hears a sentence, once for each wait, when a lock or an absent server keeps it waiting for long.
     """
-    database = await open_sqlite(sqlite_path(location), create=create, clock=clock, on_locked=on_locked)
-    return Store(database)
+    return Store(await open_database(location, create=create, clock=clock, on_locked=on_locked))
 
 
 class Store(Reading):
     """A queue in a database; `open_store` is the way in."""
+
+    _has_ended_key = False
 
     async def __aenter__(self) -> Self:
         """Return the store."""
@@ -108,12 +110,14 @@ class Store(Reading):
 
         `reuse` lets those whose request has an answer already have it, at no cost.
         """
+        await self._prepare_reuse(reuse)
         return await self._write(partial(adding.add_jobs, batch_id=batch.id, chunk=chunk, reuse=reuse))
 
     async def make_batch(
         self, new: NewBatch, chunk: Sequence[NewJob], reuse: Reuse | None = None
     ) -> tuple[Batch, Added] | None:
         """Create a batch with its first jobs in it; None if there is one of that name."""
+        await self._prepare_reuse(reuse)
         return await self._write(partial(adding.make_batch, new=new, chunk=chunk, reuse=reuse))
 
     async def update_policy(self, batch: Batch, changes: Mapping[str, object]) -> Batch:
@@ -185,11 +189,18 @@ class Store(Reading):
         await self.purge(batch)
         return True
 
+    async def _prepare_reuse(self, reuse: Reuse | None) -> None:
+        """Make the index that reuse reads: keys come in no order, so that it costs whoever does not need it."""
+        if reuse is not None and not self._has_ended_key:
+            await self._database.make_index(ENDED_KEY)
+            self._has_ended_key = True
+
     async def _finish_cancel(self, batch: Batch) -> int:
-        moved = 0
-        while count := await self._write(partial(operate.cancel_chunk, batch_id=batch.id)):
+        moved, more = 0, True
+        while more:
+            count, more = await self._write(partial(operate.cancel_chunk, batch_id=batch.id))
             moved += count
         return moved
 
     async def _write(self, body: Callable[[Transaction], T]) -> T:
-        return await self._database.write(body, patience=OPERATOR_PATIENCE)
+        return await self._database.write(body, patience=OPERATOR_PATIENCE, announce=True)

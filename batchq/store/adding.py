@@ -9,24 +9,22 @@ from dataclasses import dataclass
 from sqlalchemy import select, update
 
 from batchq.database import Transaction
+from batchq.database.bulk import copy_rows
 from batchq.database.dialect import json_list
 from batchq.errors import BatchConflict, RowConflict
 from batchq.jobs import Added, Batch, BatchState, NewBatch, NewJob, Reuse
 from batchq.schema import batches, jobs
-from batchq.store.enqueue import ENQUEUE_ALIVE_MS, find_batch, open_batch
+from batchq.store.enqueue import ENQUEUE_ALIVE_MS, insert_batch, open_batch
 from batchq.store.find import AnyRow
 from batchq.store.followers import Placed, add_followers
 from batchq.store.reuse import add_reused
 from batchq.store.tally import PRODUCER, Tally
 
-_INSERT = (
-    "INSERT INTO jobs (batch_id, position, custom_id, key, payload, state, claimable_at, created_at) "
-    "VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)"
-)
+_COLUMNS = ("batch_id", "position", "custom_id", "key", "payload", "state", "claimable_at", "created_at")
 _BATCH = select(
     batches.c.id, batches.c.name, batches.c.size, batches.c.state, batches.c.allow_truncated, batches.c.keep_response,
     batches.c.synchronised,
-)  # fmt: skip
+).with_for_update()  # fmt: skip
 _ENDED = {BatchState.CANCELLED: "cancelled", BatchState.PURGING: "purged"}
 
 
@@ -65,7 +63,7 @@ def make_batch(
     tx: Transaction, new: NewBatch, chunk: Sequence[NewJob], reuse: Reuse | None
 ) -> tuple[Batch, Added] | None:
     """Create a batch with its first jobs in it; None if there is one of that name."""
-    if find_batch(tx, new.name) is not None:
+    if not insert_batch(tx, new):
         return None
     batch = open_batch(tx, new)
     return batch, add_jobs(tx, batch.id, chunk, reuse)
@@ -109,10 +107,11 @@ def _add(tx: Transaction, batch: AnyRow, placed: Sequence[Placed], reuse: Reuse 
 
 def _insert(tx: Transaction, batch_id: int, placed: Sequence[Placed], tally: Tally) -> None:
     rows: list[tuple[object, ...]] = [
-        (batch_id, item.position, item.job.custom_id, item.job.key, item.job.payload, tx.now, tx.now) for item in placed
+        (batch_id, item.position, item.job.custom_id, item.job.key, item.job.payload, "pending", tx.now, tx.now)
+        for item in placed
     ]
     if rows:
-        tx.connection.exec_driver_sql(_INSERT, rows)
+        copy_rows(tx, jobs, _COLUMNS, rows)
         tally.move(batch_id, None, "pending", len(rows))
 
 
@@ -124,7 +123,7 @@ def existing_jobs(tx: Transaction, batch_id: int, chunk: Sequence[NewJob]) -> di
     column = jobs.c.custom_id if by_id else jobs.c.position
     wanted = [job.custom_id if by_id else job.position for job in chunk]
     statement = select(jobs.c.position, jobs.c.custom_id, jobs.c.key).where(
-        jobs.c.batch_id == batch_id, column.in_(json_list("wanted"))
+        jobs.c.batch_id == batch_id, column.in_(json_list("wanted", column.type))
     )
     rows = tx.connection.execute(statement, {"wanted": json.dumps(wanted)}).all()
     return {(row.custom_id if by_id else row.position): Existing(row.position, row.custom_id, row.key) for row in rows}

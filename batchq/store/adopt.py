@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 
-from sqlalchemy import select, update
+from sqlalchemy import Text, select, update
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list
@@ -17,22 +17,28 @@ from batchq.store.claim import LEASE, ME, TAKEN, claim_of
 from batchq.store.find import INFLIGHT, AnyRow, batch_from, lane_name, live_batches, now_ms
 
 # Batch by batch, so that the index leads to the rows in flight, past all that wait.
-_mine = select(jobs.c.id).where(
-    jobs.c.batch_id.in_(select(live_batches().c.batch_id)),
-    CLAIMABLE,
-    INFLIGHT,
-    jobs.c.claimed_by == ME,
-    jobs.c.id.not_in(json_list("in_hand")),
+# What another one is about to claim is not ours any more.
+_mine = (
+    select(jobs.c.id)
+    .where(
+        jobs.c.batch_id.in_(select(live_batches().c.batch_id)),
+        CLAIMABLE,
+        INFLIGHT,
+        jobs.c.claimed_by == ME,
+        jobs.c.id.not_in(json_list("in_hand")),
+    )
+    .with_for_update(skip_locked=True)
+    .cte("mine")
 )
 # The lease begins anew: the outage may have outlasted it.
 _ADOPT = (
     update(jobs)
-    .where(jobs.c.id.in_(_mine.correlate(None)))
+    .where(jobs.c.id.in_(select(_mine.c.id)))
     .values(claimable_at=now_ms + LEASE)
     .returning(*TAKEN, jobs.c.batch_id)
 )
 _BATCHES = select(batches).where(batches.c.id.in_(json_list("batch_ids")))
-_LANES = select(lanes).where(lanes.c.name.in_(json_list("names")))
+_LANES = select(lanes).where(lanes.c.name.in_(json_list("names", Text())))
 
 
 def adopt(tx: Transaction, runner: RunnerIdentity, in_hand: Collection[int], wants: Wants) -> list[Claim]:

@@ -26,18 +26,21 @@ from sqlalchemy import (
 )
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_list, random_below
+from batchq.database.dialect import json_list, locks_rows, random_below
 from batchq.jobs import SUSPECT_LOSSES, Batch, Claim, RunnerIdentity
 from batchq.pacing import BACK_OFF_BASE_MS, PROBE_EVERY_MS
 from batchq.schema import CLAIMABLE, batches, jobs
-from batchq.store.find import AnyRow, batch_from, is_suspect, now_ms
+from batchq.store.find import AnyRow, batch_from, is_suspect, now_ms, tasters
 from batchq.store.lanes import LaneBook
+from batchq.store.locks import take_batch
 from batchq.store.log import log_taken_away
 from batchq.store.tally import Tally
 
 _batch = bindparam("of_batch", type_=BigInteger)
 _limit = bindparam("limit", type_=Integer)
 _max_attempts = bindparam("attempt_limit", type_=Integer)
+# Counted anew where several may count at once.
+TASTERS = select(tasters).select_from(batches).where(batches.c.id == _batch)
 LEASE = bindparam("lease_ms", type_=BigInteger)
 ME = bindparam("me", type_=Text)
 LANE = bindparam("of_lane", type_=Text)
@@ -51,7 +54,11 @@ _candidate = jobs.alias("candidate")
 
 
 def _due(state: str, *conditions: ColumnElement[bool]) -> Select[tuple[int]]:
-    return (
+    """Return the SELECT of rows to take, once and for all: what others hold at the moment is passed over.
+
+    As a CTE it is evaluated once. A plain subselect may be evaluated for each row on PostgreSQL, beyond its LIMIT.
+    """
+    chosen = (
         select(_candidate.c.id)
         .where(
             _candidate.c.batch_id == _batch,
@@ -64,7 +71,11 @@ def _due(state: str, *conditions: ColumnElement[bool]) -> Select[tuple[int]]:
         )
         .order_by(_candidate.c.claimable_at, _candidate.c.id)
         .limit(_limit)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
+    return select(chosen.c.id)
 
 
 TAKEN = (
@@ -125,9 +136,13 @@ def _if_failed(value: object) -> ColumnElement[Any]:
     return case((_exhausted, value), else_=null())
 
 
+# Chosen first: what is logged and what is claimed must be the same rows.
+CHOOSE_EXPIRED = _due("inflight").where(_still_open)
+_chosen = jobs.c.id.in_(json_list("chosen"))
+
 CLAIM_EXPIRED: Update = (
     update(jobs)
-    .where(jobs.c.id.in_(_due("inflight")), _still_open)
+    .where(_chosen)
     .values(
         state=case((_exhausted, "failed"), (_apart, "pending"), else_="inflight"),
         token=_if_again(jobs.c.token + 1, jobs.c.token),
@@ -146,9 +161,7 @@ CLAIM_EXPIRED: Update = (
     .returning(*TAKEN)
 )
 
-_LOG_LOST = log_taken_away(
-    "lost", jobs.c.id.in_(_due("inflight")), _still_open, charged=True, error_class="worker_died"
-)
+_LOG_LOST = log_taken_away("lost", _chosen, charged=True, error_class="worker_died")
 
 
 @dataclass(slots=True)
@@ -192,7 +205,7 @@ def claim_share(tx: Transaction, book: LaneBook, due: Sequence[AnyRow], share: S
 def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, share: Share, tally: Tally) -> list[Claim]:
     """Claim up to `wanted` jobs of a batch, as far as its lane and its budget have room, and draw on both."""
     window, own = book.room(row.lane), share.rooms.get(row.lane)
-    most = min([wanted, *(room for room in (window, own, row.tasters) if room is not None)])
+    most = min([wanted, *(room for room in (window, own, _count_tasters(tx, row)) if room is not None)])
     if most <= 0:
         return []
     taken = _claim_from(tx, row, most, share, tally)
@@ -205,6 +218,15 @@ def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, sha
     if state is not None and state.tpm is not None:
         return [replace(claim, tokens=state.call_tokens) for claim in taken]
     return taken
+
+
+def _count_tasters(tx: Transaction, row: AnyRow) -> int | None:
+    """Return how many calls may still find out whether a batch's provider tells costs, counted under a lock."""
+    if row.tasters is None or not locks_rows(tx):
+        return cast("int | None", row.tasters)
+    if not take_batch(tx, row.id):
+        return 0
+    return cast("int | None", tx.connection.execute(TASTERS, {"of_batch": row.id, "now": tx.now}).scalar_one())
 
 
 def _claim_from(tx: Transaction, row: AnyRow, limit: int, share: Share, tally: Tally) -> list[Claim]:
@@ -242,7 +264,10 @@ def _take_pending(
 
 def _take_expired(tx: Transaction, parameters: dict[str, object], max_attempts: int, tally: Tally) -> list[AnyRow]:
     batch_id = cast("int", parameters["of_batch"])
-    parameters = parameters | {"attempt_limit": max_attempts}
+    chosen = tx.connection.execute(CHOOSE_EXPIRED, parameters).scalars().all()
+    if not chosen:
+        return []
+    parameters = parameters | {"attempt_limit": max_attempts, "chosen": json.dumps(chosen)}
     tx.connection.execute(_LOG_LOST, parameters)
     rows = tx.connection.execute(CLAIM_EXPIRED, parameters).all()
     for job in rows:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from sqlalchemy import case, func, insert, or_, select, update
+from sqlalchemy import BigInteger, case, func, literal, or_, select, update
 
 from batchq.database import Transaction
+from batchq.database.dialect import insert_missing
 from batchq.errors import BatchConflict
 from batchq.jobs import Batch, BatchState, NewBatch
 from batchq.request import canonical, encode
@@ -51,10 +52,9 @@ def open_batch(tx: Transaction, new: NewBatch) -> Batch:
     Whoever opens a batch that is not complete is about to complete it: its producer is alive again.
     Raises BatchConflict where worker, endpoint, model or settings differ, or it was cancelled.
     """
-    found = find_batch(tx, new.name)
-    if found is None:
-        _make_batch(tx, new)
-    else:
+    if not insert_batch(tx, new):
+        found = find_batch(tx, new.name)
+        assert found is not None  # noqa: S101 - it was in the way
         _refuse_ended(found)
         refuse_other_settings(found, new)
         keep_alive(tx, found.id)
@@ -63,9 +63,10 @@ def open_batch(tx: Transaction, new: NewBatch) -> Batch:
     return opened
 
 
-def _make_batch(tx: Transaction, new: NewBatch) -> None:
-    tx.connection.execute(
-        insert(batches).values(
+def insert_batch(tx: Transaction, new: NewBatch) -> bool:
+    """Make a batch; return False if there is one of that name."""
+    made = tx.connection.execute(
+        insert_missing(batches, ("name",)).values(
             name=new.name,
             worker=new.worker,
             endpoint=new.endpoint,
@@ -86,12 +87,15 @@ def _make_batch(tx: Transaction, new: NewBatch) -> None:
             synchronised=new.synchronised,
         )
     )
+    return made.rowcount == 1
 
 
 def keep_alive(tx: Transaction, batch_id: int) -> None:
     """Say that somebody is at work on a batch: its producer, or who is about to run it."""
     alive = case((batches.c.sealed_at.is_(None), ENQUEUE_ALIVE_MS), else_=STARTING_MS)
-    tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(enqueue_until=tx.now + alive))
+    tx.connection.execute(
+        update(batches).where(batches.c.id == batch_id).values(enqueue_until=literal(tx.now, BigInteger) + alive)
+    )
 
 
 def has_custom_ids(tx: Transaction, batch_id: int) -> bool | None:

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchq.database import Transaction
+from batchq.database.dialect import locks_rows
 from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Serving, Wants
 from batchq.settlement import Settlement
 from batchq.store.adopt import adopt
 from batchq.store.claim import Share, claim_share
 from batchq.store.find import BATCHES_PER_EXCHANGE, AnyRow, find_due, next_wake_ms, unopened
 from batchq.store.lanes import LaneBook, act_on_lanes, blame
+from batchq.store.locks import lock_jobs
 from batchq.store.runners import beat
 from batchq.store.settle import renew, write_settlements
 from batchq.store.tally import Tally
@@ -53,7 +55,7 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
     """Look for work without the write lock; None when there is some to claim."""
     if request.wants.slots <= 0:
         return Exchanged(tx.now)
-    book = LaneBook(tx)
+    book = LaneBook(tx, locking=False)
     offer = _find_offer(tx, book, request, suspects=not request.holds_suspect)
     if any(row.opened and (row.due or request.expired_too) for row in offer.due):
         return None
@@ -63,12 +65,14 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
 def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     """Settle, renew and claim, in that order."""
     tally, book = Tally(), LaneBook(tx)
+    renewals = [item for item in request.held if item.renew]
+    _lock_held(tx, request, renewals)
     settled, late = write_settlements(tx, blame(book, request.settlements), tally)
+    lost = renew(tx, renewals, request.runner.lease_ms)
     act_on_lanes(book, tx.now, settled)
     # A pause or a halt of this very moment holds for the claims below, and so does what was just spent.
     book.save()
     tally.write(tx, request.runner.id)
-    lost = renew(tx, [item for item in request.held if item.renew], request.runner.lease_ms)
     claims: list[Claim] = []
     in_hand = {item.job_id for item in request.held}
     if request.adopt:
@@ -95,6 +99,13 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     if request.beat:
         concurrency = beat(tx, request.runner, len(request.held) + len(claims))
     return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, late, concurrency)
+
+
+def _lock_held(tx: Transaction, request: ExchangeRequest, renewals: Sequence[Held]) -> None:
+    """Lock the jobs that more than the first statement changes, or that are not the first to be locked."""
+    if locks_rows(tx) and (renewals or any(item.halt for item in request.settlements)):
+        settled = (item.ended.claim.job_id for item in request.settlements)
+        lock_jobs(tx, [*settled, *(item.job_id for item in renewals)])
 
 
 @dataclass(frozen=True, slots=True)

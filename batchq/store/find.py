@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     CTE,
     BigInteger,
+    Boolean,
     ColumnElement,
-    Integer,
     Row,
     ScalarSelect,
     Select,
@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    cast,
     false,
     func,
     literal,
@@ -41,7 +42,7 @@ PENDING = jobs.c.state == literal_column("'pending'")
 INFLIGHT = jobs.c.state == literal_column("'inflight'")
 
 now_ms = bindparam("now", type_=BigInteger)
-_serving = json_rows("serving", {"worker": Text(), "endpoint": Text(), "base_url": Text(), "opened": Integer()})
+_serving = json_rows("serving", {"worker": Text(), "endpoint": Text(), "base_url": Text(), "opened": Boolean()})
 _open = batches.c.state == literal_column("'open'")
 
 # Rows and statements of many columns: naming each type would say nothing that the table does not.
@@ -96,7 +97,7 @@ _lane_ready_at = func.coalesce(lanes.c.ready_at, 0)
 def _sum(*counters: str) -> ScalarSelect[int]:
     total = sum((tallies.c[name] for name in counters[1:]), start=tallies.c[counters[0]])
     return (
-        select(func.coalesce(func.sum(total), 0))
+        select(cast(func.coalesce(func.sum(total), 0), BigInteger))
         .where(tallies.c.batch_id == batches.c.id)
         .correlate(batches)
         .scalar_subquery()
@@ -140,7 +141,7 @@ def _served(*, narrowed: bool) -> AnySelect:
         .join(_serving, and_(_serving.c.worker == batches.c.worker, _serving.c.endpoint == batches.c.endpoint))
         .outerjoin(lanes, lanes.c.name == _lane_name)
     )
-    statement = select().select_from(source).where(_open, within_budget, _lane_name.not_in(json_list("shut")))
+    statement = select().select_from(source).where(_open, within_budget, _lane_name.not_in(json_list("shut", Text())))
     return statement.where(batches.c.id.in_(json_list("batch_ids"))) if narrowed else statement
 
 
@@ -180,7 +181,7 @@ def wake_statement(*, narrowed: bool, suspects: bool) -> AnySelect:
 
 
 def _parameters(tx: Transaction, wants: Wants, shut: Iterable[str]) -> dict[str, object]:
-    serving = [(item.worker, item.endpoint, item.base_url, int(item.opened)) for item in wants.serving]
+    serving = [(item.worker, item.endpoint, item.base_url, item.opened) for item in wants.serving]
     parameters: dict[str, object] = {
         "now": tx.now, "serving": json.dumps(serving), "shut": json.dumps(sorted(shut)),
     }  # fmt: skip
@@ -221,7 +222,8 @@ def unopened(due: Iterable[AnyRow]) -> tuple[Serving, ...]:
 
 @lru_cache(maxsize=1024)
 def _settings(text: str) -> dict[str, Json]:
-    return cast("dict[str, Json]", json.loads(text))
+    found: dict[str, Json] = json.loads(text)
+    return found
 
 
 def batch_from(row: AnyRow) -> Batch:

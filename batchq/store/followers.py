@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Integer, Text, case, func, insert, literal_column, select, update
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_list, json_rows
+from batchq.database.dialect import json_list, json_rows, lock_order
 from batchq.jobs import NewJob
 from batchq.schema import jobs
 from batchq.store.find import AnyRow, now_ms
@@ -58,6 +58,8 @@ _FIND = (
     select(jobs.c.position, jobs.c.custom_id, LEADER.c.id, LEADER.c.state)
     .select_from(jobs)
     .join(LEADER, LEADER.c.id == func.coalesce(jobs.c.leader_id, jobs.c.id))
+    .order_by(lock_order(LEADER.c.id))
+    .with_for_update(of=LEADER)  # what a leader settles meanwhile counts its followers
 )
 
 
@@ -108,7 +110,7 @@ def _leaders(tx: Transaction, batch_id: int, names: Sequence[int | str | None]) 
         return {}
     by_id = isinstance(names[0], str)
     column = jobs.c.custom_id if by_id else jobs.c.position
-    statement = _FIND.where(jobs.c.batch_id == batch_id, column.in_(json_list("wanted")))
+    statement = _FIND.where(jobs.c.batch_id == batch_id, column.in_(json_list("wanted", column.type)))
     wanted = json.dumps(list(dict.fromkeys(names)))
     rows = tx.connection.execute(statement, {"wanted": wanted}).all()
     return {(row.custom_id if by_id else row.position): row for row in rows}

@@ -10,11 +10,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
+from typing import Any
 
-from sqlalchemy import Text, bindparam, func, select
+from sqlalchemy import CursorResult, Text, bindparam, func, select
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_list, upsert
+from batchq.database.dialect import insert_missing, json_list, lock_order, locks_rows, upsert
 from batchq.jobs import Answered, Batch, Lane
 from batchq.pacing import LaneState, Limits, lane
 from batchq.schema import CLAIMABLE, jobs, lanes
@@ -23,8 +24,11 @@ from batchq.store.find import INFLIGHT, live_batches, now_ms
 
 _FIELDS = tuple(field.name for field in fields(LaneState))
 _STATES = select(*(lanes.c[name] for name in _FIELDS))
-_SOME = _STATES.where(lanes.c.name.in_(json_list("names")))
+_SOME = _STATES.where(lanes.c.name.in_(json_list("names", Text()))).order_by(lock_order(lanes.c.name))
+_NAMES = select(lanes.c.name).where(lanes.c.name.in_(json_list("names", Text())))
 _SAVE = upsert(lanes, ("name",))
+# When to ask again for a lane that another transaction held.
+_TAKEN_MS = 20
 
 # Batch by batch, so that the index leads to the rows in flight, past all that wait.
 _calls = select(func.count()).where(
@@ -37,9 +41,11 @@ _IN_FLIGHT_BY_LANE = _calls.add_columns(jobs.c.lane).group_by(jobs.c.lane)
 class LaneBook:
     """The lanes that one transaction deals with: read once, changed in memory, written by `save`."""
 
-    def __init__(self, tx: Transaction) -> None:
-        """Start with nothing read."""
+    def __init__(self, tx: Transaction, *, locking: bool = True) -> None:
+        """Start with nothing read; `locking` keeps others from the lanes that are read, until the transaction ends."""
         self._tx = tx
+        self._locking = locking
+        self._taken: set[str] = set()
         self._read: dict[str, LaneState | None] = {}
         self._states: dict[str, LaneState] = {}
         self._awake: dict[str, int | None] = {}
@@ -49,10 +55,20 @@ class LaneBook:
         missing = set(names) - self._read.keys()
         if not missing:
             return
-        rows = self._tx.connection.execute(_SOME, {"names": json.dumps(sorted(missing))}).mappings().all()
-        found = {row["name"]: LaneState(**row) for row in rows}
+        found = self._fetch(sorted(missing))
         self._read.update({name: found.get(name) for name in missing})
         self._states.update(found)
+
+    def _fetch(self, names: list[str]) -> dict[str, LaneState]:
+        """Read lanes; wait for those that others hold only where that is in the order in which all do."""
+        bound = {"names": json.dumps(names)}
+        in_order = not self._read or names[0] > max(self._read)
+        if in_order or not (self._locking and locks_rows(self._tx)):
+            statement = _SOME.with_for_update() if self._locking else _SOME
+            return _by_name(self._tx.connection.execute(statement, bound))
+        found = _by_name(self._tx.connection.execute(_SOME.with_for_update(skip_locked=True), bound))
+        self._taken |= set(self._tx.connection.execute(_NAMES, bound).scalars()) - found.keys()
+        return found
 
     def get(self, name: str) -> LaneState | None:
         """Return a lane; None if there never was news of it."""
@@ -61,11 +77,17 @@ class LaneBook:
 
     def of_batch(self, name: str, batch: Batch) -> LaneState:
         """Return the lane of a batch's calls, a new one if there never was news of it."""
-        found = self.get(name)
-        if found is not None:
-            return found
         base_url = name[len(batch.worker) + 1 : len(name) - len(batch.model) - 1]
-        return LaneState(name, batch.worker, base_url, batch.model, refilled_at=self._tx.now)
+        return self.get_or_make(LaneState(name, batch.worker, base_url, batch.model, refilled_at=self._tx.now))
+
+    def get_or_make(self, new: LaneState) -> LaneState:
+        """Return the lane of that name; `new` if there never was news of it, and nobody else has any just now."""
+        found = self.get(new.name)
+        if found is None and locks_rows(self._tx):
+            self._tx.connection.execute(insert_missing(lanes, ("name",)), asdict(new))
+            del self._read[new.name]
+            found = self.get(new.name)
+        return found or new
 
     def put(self, state: LaneState) -> None:
         """Take over a lane's next state."""
@@ -73,12 +95,16 @@ class LaneBook:
 
     def room(self, name: str) -> int | None:
         """Return how many calls may start in a lane now; None: as many as one likes."""
+        if name in self._taken:
+            return 0
         if name not in self._awake:
             self._awake[name] = self._wake(name)
         return self._awake[name]
 
     def wait_ms(self, name: str) -> int:
         """Return how long a lane that was asked for has to wait, as far as time decides it."""
+        if name in self._taken:
+            return _TAKEN_MS
         state = self._states.get(name)
         return 0 if state is None else lane.ready_at(state) - self._tx.now
 
@@ -140,7 +166,7 @@ def act_on_lanes(book: LaneBook, now: int, settled: Iterable[Settlement]) -> Non
         if item.ended.claim.lane:
             by_lane.setdefault(item.ended.claim.lane, []).append(item)
     book.read(by_lane)
-    for name, items in by_lane.items():
+    for name, items in sorted(by_lane.items()):
         if book.get(name) is not None or any(item.throttled or item.halt for item in items):
             state = book.of_batch(name, items[0].ended.claim.batch)
             book.put(_after(state, items, now))
@@ -177,7 +203,7 @@ def reopen(tx: Transaction, *, worker: str | None = None, model: str | None = No
     """Reopen halted lanes, those of a worker and model or all; return how many."""
     halted = [
         state
-        for state in _all_states(tx)
+        for state in _all_states(tx, locking=True)
         if state.halted_at is not None and (worker is None or (state.worker, state.model) == (worker, model))
     ]
     _save(tx, [lane.reopen(state) for state in halted])
@@ -186,13 +212,12 @@ def reopen(tx: Transaction, *, worker: str | None = None, model: str | None = No
 
 def probe_now(tx: Transaction) -> None:
     """Let halted lanes try one job at once: somebody just started a runner, so the cause may be gone."""
-    _save(tx, [replace(state, probe_at=tx.now) for state in _all_states(tx) if state.halted_at is not None])
+    _save(tx, [replace(state, probe_at=tx.now) for state in _all_states(tx, locking=True) if state.halted_at])
 
 
 def set_limits(tx: Transaction, identity: LaneState, limits: Limits, *, forget: bool = False) -> Lane:
     """Give a lane other limits, and, if so asked, forget what its 429s taught; return it."""
-    found = LaneBook(tx).get(identity.name)
-    state = found if found is not None else replace(identity, refilled_at=tx.now)
+    state = LaneBook(tx).get_or_make(replace(identity, refilled_at=tx.now))
     state = lane.configure(state, limits, tx.now)
     if forget:
         state = lane.forget(state)
@@ -202,7 +227,7 @@ def set_limits(tx: Transaction, identity: LaneState, limits: Limits, *, forget: 
 
 def read_lanes(tx: Transaction, *, counted: bool = True) -> tuple[Lane, ...]:
     """Return all lanes that ever had news; `counted` ones with how many of their calls run, which is a seek a batch."""
-    states = _all_states(tx)
+    states = _all_states(tx, locking=False)
     running: Counter[str] = Counter()
     if states and counted:
         rows = tx.connection.execute(_IN_FLIGHT_BY_LANE, {"now": tx.now}).all()
@@ -210,8 +235,14 @@ def read_lanes(tx: Transaction, *, counted: bool = True) -> tuple[Lane, ...]:
     return tuple(_seen(state, running[state.name]) for state in states)
 
 
-def _all_states(tx: Transaction) -> list[LaneState]:
-    return [LaneState(**row) for row in tx.connection.execute(_STATES.order_by(lanes.c.name)).mappings().all()]
+def _by_name(found: CursorResult[*tuple[Any, ...]]) -> dict[str, LaneState]:
+    return {row["name"]: LaneState(**row) for row in found.mappings().all()}
+
+
+def _all_states(tx: Transaction, *, locking: bool) -> list[LaneState]:
+    statement = _STATES.order_by(lanes.c.name)
+    rows = tx.connection.execute(statement.with_for_update() if locking else statement).mappings().all()
+    return [LaneState(**row) for row in rows]
 
 
 def _save(tx: Transaction, states: list[LaneState]) -> None:

@@ -12,12 +12,14 @@ from batchq.jobs import Batch, BatchState
 from batchq.schema import CLAIMABLE, attempts, batches, jobs, tallies
 from batchq.store.find import INFLIGHT, PENDING, batch_from, now_ms
 from batchq.store.lanes import reopen
+from batchq.store.locks import lock_jobs
 from batchq.store.log import log_taken_away
 from batchq.store.runners import read_runners
 from batchq.store.tally import PRODUCER, Tally
 
 CHUNK_ROWS = 2_000
 
+_ENDED_BADLY = ("failed", "cancelled")
 _CHOSEN = jobs.c.id.in_(json_list("chosen"))
 _LOG_CANCELLED = log_taken_away("cancelled", _CHOSEN, charged=False)
 
@@ -39,15 +41,20 @@ def resume_batch(tx: Transaction, batch: Batch) -> int:
     return reopen(tx, worker=batch.worker, model=batch.model)
 
 
-def cancel_chunk(tx: Transaction, batch_id: int) -> int:
-    """Cancel up to 2,000 unfinished jobs of a batch, if it is still cancelled; return how many."""
+def cancel_chunk(tx: Transaction, batch_id: int) -> tuple[int, bool]:
+    """Cancel up to 2,000 unfinished jobs of a batch, if it is still cancelled.
+
+    Returns how many, and whether there may be more.
+    """
     if _state_of(tx, batch_id) != BatchState.CANCELLED:
-        return 0
+        return 0, False
     tally = Tally()
-    moved = 0
+    moved, found = 0, 0
     for source, condition in (("pending", PENDING), ("inflight", INFLIGHT)):
         chosen = select(jobs.c.id).where(jobs.c.batch_id == batch_id, condition, CLAIMABLE).limit(CHUNK_ROWS)
-        ids = {"chosen": json.dumps(tx.connection.execute(chosen).scalars().all())}
+        seen = tx.connection.execute(chosen).scalars().all()
+        found += len(seen)
+        ids = {"chosen": json.dumps([row.id for row in lock_jobs(tx, seen) if row.state == source])}
         values: dict[str, object] = {"state": "cancelled", "finished_at": tx.now, "error_class": "cancelled"}
         if source == "inflight":
             tx.connection.execute(_LOG_CANCELLED, ids | {"now": tx.now})
@@ -57,7 +64,7 @@ def cancel_chunk(tx: Transaction, batch_id: int) -> int:
         tally.move(batch_id, source, "cancelled", sum(1 + row.followers for row in rows))
         moved += len(rows)
     tally.write(tx, PRODUCER)
-    return moved
+    return moved, found > 0
 
 
 def abandoned_cancels(tx: Transaction) -> list[Batch]:
@@ -84,16 +91,17 @@ def retry_chunk(
     elif _state_of(tx, batch.id) == BatchState.CANCELLED:
         return 0, None
     chosen = (
-        select(jobs.c.id, jobs.c.state, jobs.c.followers)
-        .where(jobs.c.batch_id == batch.id, jobs.c.state.in_(("failed", "cancelled")), jobs.c.id > after)
+        select(jobs.c.id)
+        .where(jobs.c.batch_id == batch.id, jobs.c.state.in_(_ENDED_BADLY), jobs.c.id > after)
         .order_by(jobs.c.id)
         .limit(CHUNK_ROWS)
     )
     if error_class is not None:
         chosen = chosen.where(jobs.c.error_class == error_class)
-    rows = tx.connection.execute(chosen).all()
-    if not rows:
+    seen = tx.connection.execute(chosen).scalars().all()
+    if not seen:
         return 0, None
+    rows = [row for row in lock_jobs(tx, seen) if row.state in _ENDED_BADLY]
     tally = Tally()
     for row in rows:
         tally.move(batch.id, row.state, "pending", 1 + row.followers)
@@ -108,7 +116,7 @@ def retry_chunk(
         {"chosen": json.dumps([row.id for row in rows])},
     )  # fmt: skip
     tally.write(tx, PRODUCER)
-    return len(rows), rows[-1].id
+    return len(rows), seen[-1]
 
 
 def purge_chunk(tx: Transaction, batch_id: int) -> int:
@@ -117,9 +125,11 @@ def purge_chunk(tx: Transaction, batch_id: int) -> int:
     From the first chunk on the batch is marked: no claim starts any more, and nobody takes it for a finished one.
     """
     tx.connection.execute(update(batches).where(batches.c.id == batch_id).values(state=BatchState.PURGING.value))
-    ids = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position).limit(CHUNK_ROWS)
-    tx.connection.execute(delete(attempts).where(attempts.c.job_id.in_(ids)))
-    removed = tx.connection.execute(delete(jobs).where(jobs.c.id.in_(ids))).rowcount
+    chosen = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position).limit(CHUNK_ROWS)
+    found = lock_jobs(tx, tx.connection.execute(chosen).scalars().all())
+    ids = {"chosen": json.dumps([row.id for row in found])}
+    tx.connection.execute(delete(attempts).where(attempts.c.job_id.in_(json_list("chosen"))), ids)
+    removed = tx.connection.execute(delete(jobs).where(_CHOSEN), ids).rowcount
     if not removed:
         tx.connection.execute(delete(tallies).where(tallies.c.batch_id == batch_id))
         tx.connection.execute(delete(batches).where(batches.c.id == batch_id))
@@ -131,7 +141,7 @@ def claim_purge(tx: Transaction, batch: Batch) -> bool:
 
     Wanted is what has live jobs, is not complete or about to be run, or has a live runner that was started for it.
     """
-    row = tx.connection.execute(select(batches).where(batches.c.id == batch.id)).one_or_none()
+    row = tx.connection.execute(select(batches).where(batches.c.id == batch.id).with_for_update()).one_or_none()
     if row is None or row.size != batch.size or row.state == BatchState.PAUSED:
         return False
     if (row.sealed_at is None and row.state == BatchState.OPEN) or row.enqueue_until > tx.now:

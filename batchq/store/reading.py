@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from pathlib import Path
 
-from batchq.database import SqliteDatabase, Watcher
+from batchq.database import Database, Watcher
 from batchq.errors import UnknownBatch
 from batchq.jobs import (
     Attempt,
@@ -30,17 +31,22 @@ KEYS_PAGE_ROWS = 5_000
 class Reading:
     """The reading half of `Store`."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         """Wrap an open database."""
         self._database = database
 
     @property
     def location(self) -> str:
-        """The absolute path of the database."""
-        return str(self._database.path)
+        """What people call the database: an absolute path, or a URL without its password."""
+        return self._database.location
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the database; None for one on a server."""
+        return self._database.file
 
     def watch(self) -> Watcher:
-        """Return what tells one waiter whether anybody, also this process, committed; the caller closes it."""
+        """Return what tells one waiter whether anybody, also this process, may have committed; the caller closes it."""
         return self._database.watch()
 
     async def unfinished(self) -> Unfinished:

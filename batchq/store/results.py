@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import BigInteger, cast, exists, func, select
 
 from batchq.database import Transaction
 from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, Usage
@@ -27,7 +27,7 @@ _RESULT_COLUMNS = (
 )  # fmt: skip
 
 
-_WEIGHT = func.sum(1 + jobs.c.followers)
+_WEIGHT = cast(func.sum(1 + jobs.c.followers), BigInteger)
 
 
 def results_statement(*, with_prompt: bool) -> AnySelect:

@@ -12,7 +12,7 @@ from sqlalchemy.types import Boolean
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows
 from batchq.jobs import JobState, Reuse
-from batchq.schema import ENDED, ENDED_KEY, jobs
+from batchq.schema import ENDED, jobs
 from batchq.settlement import REFUSED_CLASSES, TRUNCATED
 from batchq.store.find import AnyRow, AnySelect, now_ms
 from batchq.store.followers import Placed
@@ -59,7 +59,7 @@ def find_statement(state: JobState, *, narrowed: bool) -> AnySelect:
     """Return the SELECT of the newest answer for each of the bound `keys`."""
     chosen = select(func.max(jobs.c.id).label("id"), jobs.c.key).where(
         ENDED,
-        jobs.c.key.in_(json_list("keys")),
+        jobs.c.key.in_(json_list("keys", Text())),
         jobs.c.state == state.value,
         # What this batch would not have taken, or would have kept, is no answer to it.
         or_(_allow_truncated, jobs.c.finish_reason.is_(None), jobs.c.finish_reason.not_in(_CUT_OFF)),
@@ -78,7 +78,6 @@ def add_reused(
     tx: Transaction, batch: AnyRow, placed: Sequence[Placed], reuse: Reuse, tally: Tally
 ) -> tuple[list[Placed], int]:
     """Add the jobs whose request has an answer, with it; return the others, and how many were added."""
-    tx.connection.exec_driver_sql(ENDED_KEY)
     sources = _answers(tx, batch, {item.job.key for item in placed}, JobState.DONE, reuse)
     if reuse.refusals:
         missing = {item.job.key for item in placed} - sources.keys()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import and_, delete, or_, select, update
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Text, and_, delete, or_, select, update
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_list
+from batchq.database.dialect import json_list, upsert
 from batchq.jobs import RunnerIdentity, RunnerInfo
 from batchq.schema import batches, runners, tallies
 from batchq.store.lanes import probe_now
@@ -64,17 +63,14 @@ def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> int | None:
         "seen_at": tx.now,
     }
     wanted: int | None = tx.connection.execute(
-        sqlite.insert(runners)
-        .values(row)
-        .on_conflict_do_update(index_elements=["id"], set_={"in_flight": in_flight, "seen_at": tx.now})
-        .returning(runners.c.wanted_concurrency)
+        upsert(runners, ("id",), ("in_flight", "seen_at")).returning(runners.c.wanted_concurrency), row
     ).scalar_one()
     return wanted
 
 
 def set_concurrency(tx: Transaction, concurrency: int, ids: Sequence[str]) -> int:
     """Ask runners for another concurrency; return how many there are of them."""
-    chosen = runners.c.id.in_(json_list("ids"))
+    chosen = runners.c.id.in_(json_list("ids", Text()))
     statement = update(runners).where(chosen).values(concurrency=concurrency, wanted_concurrency=concurrency)
     return tx.connection.execute(statement, {"ids": json.dumps(list(ids))}).rowcount
 

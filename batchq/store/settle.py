@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
+    Boolean,
     ColumnElement,
     Insert,
     Integer,
-    Subquery,
     Text,
     Update,
     and_,
@@ -30,11 +32,11 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_rows
+from batchq.database.dialect import json_rows, lock_order, writes_in_with
 from batchq.jobs import ESTIMATE, Held, JobState
 from batchq.schema import attempts, jobs
 from batchq.settlement import Settlement
-from batchq.store.find import INFLIGHT, now_ms
+from batchq.store.find import INFLIGHT, AnyRow, now_ms
 from batchq.store.tally import Tally
 
 
@@ -66,10 +68,10 @@ _ALWAYS = {
     "token": _Field(BigInteger(), "ended.claim.token"),
     "state": _Field(Text(), "state.value"),
     "delay_ms": _Field(BigInteger(), "delay_ms"),
-    "throttled": _Field(Integer(), "throttled"),
-    "blamed": _Field(Integer(), "blamed"),
+    "throttled": _Field(Boolean(), "throttled"),
+    "blamed": _Field(Boolean(), "blamed"),
     "outcome": _Field(Text(), "outcome", in_log=True),
-    "charged": _Field(Integer(), "charged", in_log=True),
+    "charged": _Field(Boolean(), "charged", in_log=True),
     "duration_ms": _Field(BigInteger(), "ended.duration_ms", in_log=True, in_late_log=True),
 }
 _OF_REASON = {
@@ -109,7 +111,7 @@ def _values(wanted: Callable[[_Field], bool]) -> dict[str, ColumnElement[Any]]:
     return {name: ended_rows.c[name] for name, field in _FIELDS.items() if wanted(field)}
 
 
-def holds(rows: Subquery) -> ColumnElement[bool]:
+def holds(rows: CTE) -> ColumnElement[bool]:
     """Return the guard: the row is still held by the very claim that ended.
 
     The token grows with every claim and never goes back; owner, attempt number or time would all let
@@ -120,7 +122,10 @@ def holds(rows: Subquery) -> ColumnElement[bool]:
 
 
 def log_statement(guard: ColumnElement[bool]) -> Insert:
-    """Return the INSERT that writes an attempt for each ended row that passes the guard."""
+    """Return the INSERT that writes an attempt for each ended row that passes the guard.
+
+    On PostgreSQL it locks the jobs, in the order of their ids, so that none changes before it is settled.
+    """
     values: dict[str, ColumnElement[Any]] = {
         "job_id": ended_rows.c.job_id,
         "token": jobs.c.token,
@@ -132,7 +137,8 @@ def log_statement(guard: ColumnElement[bool]) -> Insert:
         **_values(lambda field: field.in_log),
     }
     chosen = select(*values.values()).select_from(ended_rows).join(jobs, guard)
-    return insert(attempts).from_select(list(values), chosen)
+    locking = chosen.order_by(lock_order(jobs.c.id)).with_for_update(of=jobs)
+    return insert(attempts).from_select(list(values), locking)
 
 
 def _spending() -> dict[str, ColumnElement[Any]]:
@@ -154,9 +160,13 @@ def _spending() -> dict[str, ColumnElement[Any]]:
     return added
 
 
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return case((condition, 1), else_=0)
+
+
 def settle_statement(guard: ColumnElement[bool]) -> Update:
     """Return the UPDATE that moves each ended row that passes the guard."""
-    charged = ended_rows.c.charged == 1
+    charged = ended_rows.c.charged
     again = jobs.c.strike_class == ended_rows.c.error_class
     pending = ended_rows.c.state == literal_column("'pending'")
     return (
@@ -165,12 +175,12 @@ def settle_statement(guard: ColumnElement[bool]) -> Update:
         .values(
             state=ended_rows.c.state,
             claimable_at=case((pending, now_ms + ended_rows.c.delay_ms), else_=jobs.c.claimable_at),
-            attempts=jobs.c.attempts - 1 + ended_rows.c.charged,
-            throttles=jobs.c.throttles + ended_rows.c.throttled,
+            attempts=jobs.c.attempts - _count(~charged),
+            throttles=jobs.c.throttles + _count(ended_rows.c.throttled),
             strikes=case((charged, case((again, jobs.c.strikes), else_=0) + 1), else_=jobs.c.strikes),
             strike_class=case((charged, ended_rows.c.error_class), else_=jobs.c.strike_class),
-            halts=jobs.c.halts + ended_rows.c.blamed,
-            halted_at=case((ended_rows.c.blamed == 1, func.coalesce(jobs.c.halted_at, now_ms)), else_=jobs.c.halted_at),
+            halts=jobs.c.halts + _count(ended_rows.c.blamed),
+            halted_at=case((ended_rows.c.blamed, func.coalesce(jobs.c.halted_at, now_ms)), else_=jobs.c.halted_at),
             finished_at=case((pending, null()), else_=now_ms),
             **_values(lambda field: field.in_job),
             **_spending(),
@@ -182,6 +192,22 @@ def settle_statement(guard: ColumnElement[bool]) -> Update:
 _guard = holds(ended_rows)
 LOG_ENDED = log_statement(_guard)
 SETTLE = settle_statement(_guard)
+
+
+@cache
+def _settle_and_log(log: Insert, settle: Update) -> Update:
+    """Return one statement that does both, where the database can: what was logged is settled."""
+    logged = log.returning(attempts.c.job_id).cte("logged")
+    return settle.where(jobs.c.id == logged.c.job_id)
+
+
+def _settle(tx: Transaction, parameters: dict[str, object]) -> Sequence[AnyRow]:
+    """Log and settle what is still held; return the rows that were."""
+    if writes_in_with(tx):
+        return tx.connection.execute(_settle_and_log(LOG_ENDED, SETTLE), parameters).all()
+    tx.connection.execute(LOG_ENDED, parameters)
+    return tx.connection.execute(SETTLE, parameters).all()
+
 
 # What was taken away has a row in the log, and a late answer is added to it. Whoever settled before has one
 # too: an exchange that is repeated, since its commit was not confirmed, adds nothing.
@@ -209,9 +235,8 @@ def write_settlements(tx: Transaction, settlements: Sequence[Settlement], tally:
     """Settle what still holds its job, log the rest as late; return what was settled and how many were late."""
     if not settlements:
         return [], 0
-    parameters = _parameters(tx, settlements)
-    tx.connection.execute(LOG_ENDED, parameters)
-    followers = {(row.id, row.token): row.followers for row in tx.connection.execute(SETTLE, parameters).all()}
+    rows = _settle(tx, _parameters(tx, settlements))
+    followers = {(row.id, row.token): row.followers for row in rows}
     settled, missed = [], []
     for item in settlements:
         claim = item.ended.claim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import BigInteger, cast, delete, func, select
 
 from batchq.database import Transaction
 from batchq.database.dialect import upsert_adding
@@ -61,9 +61,9 @@ class Tally:
         self._batches.clear()
 
 
-_SUMS = select(tallies.c.batch_id, *(func.sum(tallies.c[name]).label(name) for name in COUNTERS)).group_by(
-    tallies.c.batch_id
-)
+_SUMS = select(
+    tallies.c.batch_id, *(cast(func.sum(tallies.c[name]), BigInteger).label(name) for name in COUNTERS)
+).group_by(tallies.c.batch_id)
 
 
 def read_totals(tx: Transaction, batch_id: int | None = None) -> dict[int, _Deltas]:
@@ -80,9 +80,8 @@ def counts_of(totals: _Deltas) -> Counts:
 
 def fold(tx: Transaction, runner: str) -> None:
     """Add a departed runner's rows to the producers' and remove them, so that sums stay a few rows."""
-    mine = tallies.c.runner == runner
-    found = tx.connection.execute(select(tallies).where(mine)).mappings().all()
-    rows = [{**row, "runner": PRODUCER} for row in found]
+    # Deleted first: of two that fold the same rows, one gets them.
+    found = tx.connection.execute(delete(tallies).where(tallies.c.runner == runner).returning(*tallies.columns))
+    rows = [{**row, "runner": PRODUCER} for row in found.mappings().all()]
     if rows:
         tx.connection.execute(upsert_adding(tallies, KEY), rows)
-        tx.connection.execute(delete(tallies).where(mine))

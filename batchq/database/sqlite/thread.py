@@ -14,6 +14,7 @@ import anyio
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import StaticPool
 
+from batchq.database.tasks import end_of
 from batchq.errors import DatabaseUnavailable
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class ConnectionThread:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._driver._tx.put_nowait((done, partial(self._run, function)))  # noqa: SLF001
         with anyio.CancelScope(shield=True):
-            await _end_of(done)
+            await end_of(done)
         return done.result()
 
     async def close(self) -> None:
@@ -78,19 +79,6 @@ class ConnectionThread:
             self.others_wrote = version != self._version
             self._version = version
         return result
-
-
-async def _end_of(future: asyncio.Future[T]) -> None:
-    """Wait until a future has ended, whoever cancels the waiting task; then let the cancellation go on."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        future.exception()  # taken note of: it is the cancellation that is raised
-        raise cancelled
 
 
 def data_version(connection: sqlite3.Connection) -> int | None:

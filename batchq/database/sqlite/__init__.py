@@ -12,41 +12,29 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from batchq.database.checkpoint import Checkpointer
-from batchq.database.dialect import clock_ms
-from batchq.database.opening import check_version, prepare, require_file
-from batchq.database.refusal import BUSY_CODES, code_of, translate
-from batchq.database.thread import ConnectionThread, connect, data_version
+from batchq.database.contract import OnLocked, Transaction
+from batchq.database.sqlite.checkpoint import Checkpointer
+from batchq.database.sqlite.opening import prepare, require_file
+from batchq.database.sqlite.refusal import BUSY_CODES, code_of, translate
+from batchq.database.sqlite.thread import ConnectionThread, connect, data_version
+from batchq.database.version import CLOCK_AND_VERSION, check_version
 from batchq.errors import DatabaseBusy, DatabaseUnavailable, DataRefused, StoreError
-from batchq.schema import meta
 
 T = TypeVar("T")
-OnLocked = Callable[[str], None]
 
 LOCKED_SECONDS = 5.0
 _RETRY_SECONDS = (0.0005, 0.002)
 _LONG_RETRY_SECONDS = (0.005, 0.05)
 _YIELD_SECONDS = (0.001, 0.020)
 _OPEN_PATIENCE = 30.0
-
-_CLOCK_AND_VERSION = select(clock_ms(), select(meta.c.value).where(meta.c.name == "schema_version").scalar_subquery())
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """A running transaction: its connection, and the one reading of the clock that it uses."""
-
-    connection: Connection
-    now: int
 
 
 class _Busy:
@@ -92,7 +80,7 @@ class SqliteDatabase:
         on_locked: OnLocked | None,
     ) -> None:
         """Wrap two open connections; `open_sqlite` is the way in."""
-        self.path = path
+        self.file = path
         self._writer = writer
         self._reader = reader
         self._clock = clock
@@ -101,27 +89,39 @@ class SqliteDatabase:
         self._not_before = 0.0
         self._checkpointer = Checkpointer(path)
 
+    @property
+    def location(self) -> str:
+        """The absolute path of the file."""
+        return str(self.file)
+
     async def read(self, body: Callable[[Transaction], T]) -> T:
         """Run `body` in a read transaction; it must be short, since it holds back the checkpoint.
 
         Readers wait for nobody but one who recovers or closes the log, which is over in a moment.
         """
-        wait = _Wait(self.path, _OPEN_PATIENCE, DatabaseUnavailable, self._on_locked)
+        wait = _Wait(self.file, _OPEN_PATIENCE, DatabaseUnavailable, self._on_locked)
         transact = partial(self._transact, begin="BEGIN", body=body)
         while isinstance(result := await self._reader.call(transact), _Busy):
             await wait.a_moment()
         return result
 
-    async def write(self, body: Callable[[Transaction], T], *, patience: float | None = None) -> T:
+    async def write(
+        self,
+        body: Callable[[Transaction], T],
+        *,
+        patience: float | None = None,
+        announce: bool = False,  # noqa: ARG002
+    ) -> T:
         """Run `body` in a write transaction and commit it; waits for the lock up to `patience` seconds.
 
         Raises DatabaseBusy when patience ends. A cancellation ends the wait at once, and never a
         transaction: one that comes during it is raised when it is over and everything is as if it had
         come behind it. Who is cancelled then does not hear the result, though it was committed.
+        Whoever waits sees every commit by himself, announced or not.
         """
         transact = partial(self._transact, begin="BEGIN IMMEDIATE", body=body)
         async with self._write_lock:
-            wait = _Wait(self.path, patience, DatabaseBusy, self._on_locked)
+            wait = _Wait(self.file, patience, DatabaseBusy, self._on_locked)
             if (pause := self._not_before - time.monotonic()) > 0:
                 await anyio.sleep(pause)
             began = time.monotonic()
@@ -133,14 +133,18 @@ class SqliteDatabase:
                 await self._writer.call(self._checkpointer.run)
         return result
 
-    def watch(self) -> Watcher:
+    async def make_index(self, ddl: str) -> None:
+        """Make an index unless it is there; it holds the write lock while it is made."""
+        await self.write(lambda tx: tx.connection.exec_driver_sql(ddl))
+
+    def watch(self) -> SqliteWatcher:
         """Return what tells one waiter of commits; the caller closes it."""
-        return Watcher(self.path)
+        return SqliteWatcher(self.file)
 
     async def prepare(self, *, create: bool) -> None:
         """Switch to WAL and make the tables if they are missing; many processes may do so at once."""
-        wait = _Wait(self.path, _OPEN_PATIENCE, DatabaseBusy, self._on_locked)
-        while not await self._writer.call(partial(prepare, path=self.path, create=create)):
+        wait = _Wait(self.file, _OPEN_PATIENCE, DatabaseBusy, self._on_locked)
+        while not await self._writer.call(partial(prepare, path=self.file, create=create)):
             await wait.a_moment()
         await self._reader.call(lambda connection: connection.exec_driver_sql("PRAGMA query_only=ON"))
         await self.read(lambda _transaction: None)  # refuses another schema version
@@ -155,9 +159,9 @@ class SqliteDatabase:
         begun = False
         try:
             connection.exec_driver_sql(begin)
-            now, version = connection.execute(_CLOCK_AND_VERSION).one()
+            now, version = connection.execute(CLOCK_AND_VERSION).one()
             begun = True
-            check_version(self.path, version)
+            check_version(self.file, version)
             result = body(Transaction(connection, self._clock() if self._clock else now))
             connection.commit()
         except BaseException as error:
@@ -173,11 +177,11 @@ class SqliteDatabase:
     def _meaning(self, error: BaseException) -> BaseException:
         match error:
             case DBAPIError():
-                return translate(error, self.path)
+                return translate(error, self.file)
             case UnicodeEncodeError() | OverflowError():
-                return DataRefused(f"{self.path} can't hold a value: {error}")
+                return DataRefused(f"{self.file} can't hold a value: {error}")
             case MemoryError():
-                return DatabaseUnavailable(f"{self.path} can't be used right now: out of memory")
+                return DatabaseUnavailable(f"{self.file} can't be used right now: out of memory")
         return error
 
     def _yield_to_others(self, spent: float) -> None:
@@ -187,11 +191,13 @@ class SqliteDatabase:
             self._not_before = time.monotonic() + min(max(spent, low), high)
 
 
-class Watcher:
+class SqliteWatcher:
     """Tells one waiter of commits, anybody's, also its own process's; each waiter needs its own.
 
     A raw connection: PRAGMA data_version does not see its own connection's commits.
     """
+
+    poll_seconds = 0.05
 
     def __init__(self, path: Path) -> None:
         """Watch from now on; close it, best with `closing`."""

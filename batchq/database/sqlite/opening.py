@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 
 from sqlalchemy import Connection
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
-from batchq.database.refusal import BUSY_CODES, code_of, translate
-from batchq.errors import ConfigurationError, DatabaseUnavailable, NoDatabase, NotABatchqDatabase, SchemaMismatch
-from batchq.schema import APPLICATION_ID, REMOVED, SCHEMA_VERSION, meta, metadata
+from batchq.database.sqlite.refusal import BUSY_CODES, code_of, translate
+from batchq.errors import DatabaseUnavailable, NoDatabase, NotABatchqDatabase
+from batchq.schema import APPLICATION_ID, SCHEMA_VERSION, meta, metadata
 
 _PRAGMAS = (
     "synchronous=FULL",
@@ -22,21 +21,6 @@ _PRAGMAS = (
     "temp_store=MEMORY",
     "cache_size=-16384",
 )
-
-
-def sqlite_path(location: str) -> Path:
-    """Return the absolute path that `location` names: a path or a `sqlite://` URL."""
-    if "://" not in location:
-        return Path(location).expanduser().absolute()
-    try:
-        url = make_url(location)
-    except ArgumentError as error:
-        raise ConfigurationError(f"{location!r} is not a database URL: {error}") from error
-    if url.get_backend_name() != "sqlite":
-        raise ConfigurationError(f"{url.get_backend_name()} is not supported; use a path or sqlite:///path")
-    if not url.database or url.database == ":memory:":
-        raise ConfigurationError("a queue needs a file: an in-memory database can't be shared or survive")
-    return Path(url.database).expanduser().absolute()
 
 
 def require_file(path: Path, *, create: bool) -> None:
@@ -61,19 +45,6 @@ def prepare(connection: Connection, path: Path, *, create: bool) -> bool:
             return False
         raise translate(error, path) from error
     return True
-
-
-def check_version(path: Path, version: str | None) -> None:
-    """Raise SchemaMismatch unless the schema is the one that this batchq knows."""
-    if version == str(SCHEMA_VERSION):
-        return
-    if version == REMOVED:
-        raise DatabaseUnavailable(f"{path} was empty and is being removed by another process: run this again")
-    if version is not None and int(version) > SCHEMA_VERSION:
-        raise SchemaMismatch(
-            f"{path} was made by a newer batchq (schema {version}, this one knows {SCHEMA_VERSION}); upgrade batchq"
-        )
-    raise SchemaMismatch(f"{path} has schema {version}, this batchq needs {SCHEMA_VERSION}")
 
 
 def _prepare(connection: Connection, path: Path, *, create: bool) -> None:

@@ -1,0 +1,69 @@
+"""What the two databases have in common: transactions, and the wait for others' commits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+T = TypeVar("T")
+OnLocked = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A running transaction: its connection, and the one reading of the clock that it uses.
+
+    A body may run more than once: a transaction that lost to another one is rolled back and repeated.
+    """
+
+    connection: Connection
+    now: int
+
+
+class Watcher(Protocol):
+    """Tells one waiter of commits; each waiter needs its own."""
+
+    # How often to ask: less often is felt as a delay, more often is felt as load.
+    poll_seconds: float
+
+    def changed(self) -> bool:
+        """Whether somebody may have committed since the last call; costs microseconds."""
+
+    def close(self) -> None:
+        """Stop watching."""
+
+
+class Database(Protocol):
+    """A queue's database. Use from one event loop; close it before the loop ends."""
+
+    @property
+    def location(self) -> str:
+        """What people call it: an absolute path, or a URL without its password."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it is in; None for one on a server."""
+
+    async def read(self, body: Callable[[Transaction], T]) -> T:
+        """Run `body` in a transaction that sees one moment and writes nothing; it must be short."""
+
+    async def write(
+        self, body: Callable[[Transaction], T], *, patience: float | None = None, announce: bool = False
+    ) -> T:
+        """Run `body` in a transaction and commit it, waiting for a lock or server up to `patience` seconds.
+
+        `announce` tells waiting runners that there may be work. Raises StoreError.
+        """
+
+    async def make_index(self, ddl: str) -> None:
+        """Make an index that is not in the schema, unless it is there; others may go on writing if the database can."""
+
+    def watch(self) -> Watcher:
+        """Return what tells one waiter of commits; the caller closes it."""
+
+    async def close(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,78 @@
+"""What PostgreSQL's refusals mean, in batchq's exceptions.
+
+SQLSTATEs: postgresql.org/docs/current/errcodes-appendix.html.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError
+
+from batchq.errors import DatabaseUnavailable, DataRefused, NoDatabase, StoreError
+
+# Lost to another transaction; nothing was done, and the same again may well succeed.
+_CONFLICTS = {"40001", "40P01", "55P03"}
+# Whoever stands between has given us another server connection, which knows no statement of ours.
+_PREPARED_ELSEWHERE = {"26000", "42P05"}
+_NO_TABLE = "42P01"
+_NO_DATABASE = "3D000"
+_NO_PERMISSION = "42501"
+# A value: of the wrong form, against a constraint, or larger than an index or a row can hold.
+_DATA_CLASSES = {"22", "23", "54"}
+# A statement of ours is wrong: waiting would not mend it.
+_MISTAKE_CLASSES = {"0A", "42", "21", "2F", "34"}
+
+
+def code_of(error: DBAPIError) -> str | None:
+    """Return the SQLSTATE; None where it was not the server that refused."""
+    origin = error.orig
+    code = getattr(origin, "sqlstate", None) or getattr(getattr(origin, "__cause__", None), "sqlstate", None)
+    return code if isinstance(code, str) else None
+
+
+def is_conflict(error: DBAPIError) -> bool:
+    """Whether the transaction was rolled back for another one's sake, and may be repeated at once."""
+    return code_of(error) in _CONFLICTS
+
+
+def is_prepared_elsewhere(error: DBAPIError) -> bool:
+    """Whether prepared statements do not survive here: a pooler hands out connections per transaction."""
+    return code_of(error) in _PREPARED_ELSEWHERE
+
+
+def is_unsupported_option(error: DBAPIError) -> bool:
+    """Whether a pooler refused a parameter of the connection that PostgreSQL itself would take."""
+    return "unsupported startup parameter" in str(error.orig)
+
+
+def translate(error: DBAPIError, location: str) -> Exception:
+    """Return the exception to raise instead; the error itself where it is a mistake in this program.
+
+    Whatever is not known to be final (a server that restarts, no memory, a full disk, a standby) may pass.
+    """
+    code, text = code_of(error), _first_line(error)
+    meaning: StoreError | NoDatabase
+    match code:
+        case _ if code == _NO_TABLE:
+            return NoDatabase(f"there is no queue in {location}; enqueue something first, or name another with --db")
+        case _ if code == _NO_DATABASE:
+            return NoDatabase(f"{location} does not exist; `createdb` makes it, or name another with --db")
+        case _ if code == _NO_PERMISSION:
+            meaning = DatabaseUnavailable(f"{location} refused: {text}; its role needs rights on the schema")
+        case str() if code[:2] in _DATA_CLASSES:
+            meaning = DataRefused(f"{location} refused a value: {text}")
+        case str() if code[:2] in _MISTAKE_CLASSES:
+            return error
+        case None if not error.connection_invalidated and not _is_about_the_connection(error):
+            # The driver itself could not send a value: NUL in a text, a number that is too large.
+            meaning = DataRefused(f"{location} can't hold a value: {text}")
+        case _:
+            meaning = DatabaseUnavailable(f"{location} can't be used right now: {text}")
+    return meaning
+
+
+def _is_about_the_connection(error: DBAPIError) -> bool:
+    return type(error).__name__ in {"OperationalError", "InterfaceError", "InternalError"}
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
