@@ -17,6 +17,8 @@ from batchq.store import ExchangeRequest, Store
 
 _FIRST_DELAY = 0.2
 _LAST_DELAY = 5.0
+# A commit of which no word came back may still be under way on the server: longer than any wait between two tries.
+_UNSURE_SECONDS = 30.0
 NOTHING = Wants(0, ())
 
 
@@ -27,7 +29,7 @@ class Conversation:
         """Speak for `runner`."""
         self._store = store
         self._runner = runner
-        self._adopt = False
+        self._unsure_until = 0.0
         self._last = uptime()
         self._careful_until = 0.0
         self._log = log.get_logger().bind(worker=runner.id[:8])
@@ -67,12 +69,14 @@ class Conversation:
                 return reply
 
     async def _ask(self, request: ExchangeRequest, *, adopt: bool = True) -> Exchanged:
-        """Have one exchange; after any that did not return, ask for claims that it may have made all the same."""
-        unsure = self._adopt
+        """Have one exchange; for a while after any that did not return, ask for claims that it made all the same."""
+        unsure = uptime() < self._unsure_until
         request = replace(request, expired_too=self._may_recover(), adopt=unsure and adopt)
-        self._adopt = True
-        reply = await self._store.exchange(request)
-        self._adopt = unsure and not adopt
+        try:
+            reply = await self._store.exchange(request)
+        except BaseException:
+            self._unsure_until = uptime() + _UNSURE_SECONDS
+            raise
         self._last = uptime()
         return reply
 

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import anyio
 
-from batchq.errors import Purged, TimedOutWaiting
+from batchq.errors import DatabaseUnavailable, Purged, TimedOutWaiting
 from batchq.jobs import Batch, BatchState, Progress
 from batchq.store import Store
 from batchq.waiting import why_waiting
@@ -23,10 +23,17 @@ OnProgress = Callable[[Progress], None]
 
 async def watch(store: Store, name: str) -> AsyncIterator[Progress]:
     """Yield where a batch stands until it is finished: at each change, and at least once a second."""
+    progress: Progress | None = None
     with closing(store.watch()) as watcher:
         while True:
             watcher.changed()  # what is committed from here on is seen by the next round
-            progress = await store.progress(name)
+            try:
+                progress = await store.progress(name)
+            except DatabaseUnavailable:
+                if progress is None or store.file is not None:
+                    raise
+                await anyio.sleep(MAX_SILENCE_SECONDS)  # a server comes back, and whoever works on the batch waits, too
+                continue
             yield progress
             if progress.finished:
                 return

@@ -8,6 +8,7 @@
     │   ├── NoDatabase          2   there is no database at that path
     │   ├── UnknownBatch        2   no batch has that name
     │   └── Purged              2   the batch is being deleted
+    ├── CopyDiffers             1   a copied queue is not what it was copied from
     ├── OutputFailed            1   the results can't be written: a full disk, a closed stream
     ├── TimedOutWaiting         4   the batch did not finish in the time given
     ├── CannotGoOn              5   what is left can't run until somebody acts
@@ -17,6 +18,7 @@
         ├── DatabaseUnavailable 1   the disk is full, the server is gone: it may come back
         ├── DataRefused         1   a value can't be stored, whenever it is tried
         ├── NotABatchqDatabase  1   the file belongs to something else, or is damaged
+        ├── QueueMoved          1   the queue is in another database now
         └── SchemaMismatch      1   the database was written by another version of batchq
 
 What a worker raises to steer its job (RetryLater, Reject, Throttled, Halt) is in `worker`.
@@ -71,6 +73,10 @@ class Purged(UsageError):
     """The batch is being deleted: what is left of it is no whole."""
 
 
+class CopyDiffers(BatchqError):
+    """A copied queue is not what it was copied from; nobody can use it."""
+
+
 class OutputFailed(BatchqError):
     """The results can't be written, or not to their end."""
 
@@ -117,6 +123,10 @@ class DataRefused(StoreError):
 
 class NotABatchqDatabase(StoreError):
     """The file belongs to something else, or is damaged."""
+
+
+class QueueMoved(StoreError):
+    """The queue is in another database now, or on its way there: this one is only read."""
 
 
 class SchemaMismatch(StoreError):

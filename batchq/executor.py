@@ -61,8 +61,9 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
     except (ValueError, TypeError, RecursionError) as error:
         return Failed(Reason("bad_row", f"the stored prompt can't be read: {shorten(str(error))}"))
     seconds = claim.batch.call_timeout_ms / 1000
+    now = asyncio.get_running_loop().time  # anyio's clock, which anyio asks by way of several functions
     scope = scope or anyio.CancelScope()
-    scope.deadline = deadline = anyio.current_time() + seconds
+    scope.deadline = deadline = now() + seconds
     failure: BaseException | None = None
     try:
         with scope:
@@ -80,7 +81,7 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
         failure = error
     if scope.cancel_called:
         # A worker may turn our cancellation into an exception of its own: it is ours all the same.
-        timed_out = anyio.current_time() >= deadline
+        timed_out = now() >= deadline
         if not timed_out:
             return Released()
         return Retry(Reason("timeout", f"no answer within {seconds:g} s"), answer=_paid_for(claim.batch, failure))
@@ -165,11 +166,16 @@ def _answered(batch: Batch, answer: Answer) -> Answered:
 
 
 def _usage(usage: object) -> Usage:
-    def count(name: str) -> int | None:
-        value = getattr(usage, name, None)
-        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST else None
+    return Usage(
+        _count(getattr(usage, "input_tokens", None)),
+        _count(getattr(usage, "output_tokens", None)),
+        _count(getattr(usage, "cached_tokens", None)),
+        _count(getattr(usage, "reasoning_tokens", None)),
+    )
 
-    return Usage(*(count(name) for name in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")))
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST else None
 
 
 def _nano(cost: object) -> int | None:

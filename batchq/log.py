@@ -34,6 +34,7 @@ JOB_LOST: Final = "job.lost"
 LANE_THROTTLED: Final = "lane.throttled"
 LANE_HALTED: Final = "lane.halted"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
+DATABASE_UPGRADED: Final = "database.upgraded"
 DATABASE_BACK: Final = "database.back"
 RESULT_REFUSED: Final = "result.refused"
 DATA_REFUSED: Final = "data.refused"
@@ -90,6 +91,8 @@ def log_ended(logger: Logger, ended: Ended) -> None:
     The words of an error may quote the prompt or the answer: they are in the database, for `batchq show`. What a
     lane waits for is said in the provider's words.
     """
+    if isinstance(ended.outcome, Succeeded) and not _hears(logger, logging.DEBUG):
+        return  # nearly all of them, and most loggers take their time to find out
     claim = ended.claim
     place = {
         "batch": claim.batch.name,
@@ -110,6 +113,13 @@ def log_ended(logger: Logger, ended: Ended) -> None:
             logger.error(LANE_HALTED, **place, lane=claim.lane, reason=reason.message, what_to_do=AFTER_A_HALT)
         case Released():
             pass
+
+
+def _hears(logger: Logger, level: int) -> bool:
+    """Whether a logger takes events of this level; one that can't tell may."""
+    # Asked of the class: an instance may take any name for that of an event.
+    ask = getattr(type(logger), "is_enabled_for", None)
+    return ask is None or bool(ask(logger, level))
 
 
 class _Stderr:

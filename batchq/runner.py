@@ -24,6 +24,7 @@ from batchq.conversation import Conversation
 from batchq.database import Watcher
 from batchq.discovery import FoundWorker
 from batchq.errors import BatchqError, CannotGoOn, StoreError
+from batchq.installed import installed_version
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
 from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
 from batchq.pids import pid_space
@@ -31,7 +32,6 @@ from batchq.slots import Slots
 from batchq.store import Store
 from batchq.worker import Endpoint
 
-IDLE_POLL_SECONDS = 0.05
 MIN_WAIT_SECONDS = 0.01
 RELEASE_SECONDS = 2.0
 MAX_BEAT_SECONDS = 5.0
@@ -95,6 +95,7 @@ class Runner:
             endpoints=json.dumps(self._base_urls),
             batch_ids=options.batch_ids,
             pid_space=pid_space(),
+            version=installed_version(),
         )
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._conversation = Conversation(store, self.identity)
@@ -108,6 +109,7 @@ class Runner:
         self._beat_at = 0.0
         self._outlook_at = 0.0
         self._said = ""
+        self._hungry = False
 
     def stop(self, *, now: bool = False) -> None:
         """Claim no more and let what runs finish within the drain timeout; `now` releases it at once.
@@ -134,7 +136,7 @@ class Runner:
         worker that is needed can't be opened and nothing else is left. Cancellation releases what is held.
         """
         ended: Stop | BatchqError = Stop.RELEASED
-        self._watcher = self._store.watch()
+        self._watcher = self._store.watch(self._hear)
         async with anyio.create_task_group() as clients:
             try:
                 async with anyio.create_task_group() as calls:
@@ -211,7 +213,7 @@ class Runner:
         now = uptime()
         renewal = self._slots.next_renewal(self._options.renew_seconds)
         until = min(self._beat_at, self._drain_deadline, renewal, now + MAX_BEAT_SECONDS)
-        hungry = not self._stopping and self._slots.running < self._concurrency
+        self._hungry = hungry = not self._stopping and self._slots.running < self._concurrency
         if hungry and reply.wake_in_ms is not None:
             until = min(until, now + reply.wake_in_ms / 1000)
         if self._slots.empty and self._options.until_empty:
@@ -219,7 +221,7 @@ class Runner:
         # Never in a tight loop: a call that ignores its cancellation would keep a passed deadline due.
         until = max(until, now + MIN_WAIT_SECONDS)
         while (left := until - uptime()) > 0:
-            with anyio.move_on_after(min(left, IDLE_POLL_SECONDS) if hungry else left):
+            with anyio.move_on_after(min(left, self._watcher.poll_seconds) if hungry else left):
                 await self._wake.wait()
             if self._wake.is_set() or (hungry and self._watcher.changed()):
                 return
@@ -288,6 +290,11 @@ class Runner:
 
     def _notice(self) -> None:
         self._wake.set()
+
+    def _hear(self) -> None:
+        """Hear that there may be work."""
+        if self._hungry:
+            self._notice()
 
     async def _leave(self) -> None:
         """Settle or release what is left and say goodbye; what can't be written expires by itself."""

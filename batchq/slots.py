@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ from batchq.jobs import Claim, Ended, Halted, Held, Outcome, Released
 from batchq.windows import Place, Windows
 from batchq.worker import Handler
 
+# What a call sends leaves when the event loop gets to its sockets: after so many, it does.
+BEGIN_AT_ONCE = 16
+
 
 @dataclass(slots=True)
 class _Running:
@@ -24,6 +28,7 @@ class _Running:
 
     claim: Claim
     handler: Handler
+    held: Held
     renewed_at: float
     place: Place
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -38,9 +43,12 @@ class Slots:
         self._on_end = on_end
         self._log = logger
         self.windows = Windows(concurrency)
-        self._assigned: asyncio.Queue[_Running] = asyncio.Queue()
-        self._tasks = 0
         self._running: dict[int, _Running] = {}
+        self._unbegun: deque[_Running] = deque()
+        self._suspects = 0
+        self._tasks = 0
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._beginning = False
         self._told_halt = ("", -1)
         self.ended: list[Ended] = []
         self.released = 0
@@ -58,21 +66,25 @@ class Slots:
     @property
     def holds_suspect(self) -> bool:
         """Whether a job that may have killed its workers is running here."""
-        return any(item.claim.is_suspect for item in self._running.values())
+        return self._suspects > 0
 
     def assign(self, claim: Claim, handler: Handler, group: TaskGroup) -> None:
         """Give a claim to a free slot; slots are tasks that stay, since starting one per job costs more."""
-        running = _Running(claim, handler, uptime(), self.windows.begin(claim))
+        held = Held(claim.job_id, claim.token, renew=False)
+        running = _Running(claim, handler, held, uptime(), self.windows.begin(claim))
         self._running[claim.job_id] = running
-        self._assigned.put_nowait(running)
+        self._suspects += claim.is_suspect
+        self._unbegun.append(running)
         if len(self._running) > self._tasks:
             self._tasks += 1
             group.start_soon(self._fill)
+        self._begin_soon()
 
     def held(self, now: float, renew_seconds: float) -> list[Held]:
         """Return everything in hand; what was renewed long ago asks for it again."""
+        due = now - renew_seconds
         held = [
-            Held(job_id, item.claim.token, renew=now - item.renewed_at >= renew_seconds)
+            item.held if item.renewed_at > due else Held(job_id, item.claim.token, renew=True)
             for job_id, item in self._running.items()
         ]
         return held + [Held(item.claim.job_id, item.claim.token, renew=False) for item in self.ended]
@@ -102,16 +114,19 @@ class Slots:
 
     def give_back_unbegun(self) -> None:
         """Release the claims that no slot has begun."""
-        while not self._assigned.empty():
-            unbegun = self._assigned.get_nowait()
-            claim = unbegun.claim
-            del self._running[claim.job_id]
-            self.windows.end(claim, unbegun.place, Released())
-            self.ended.append(Ended(claim, Released(), 0))
+        while self._unbegun:
+            unbegun = self._unbegun.popleft()
+            self._forget(unbegun, Released())
+            self.ended.append(Ended(unbegun.claim, Released(), 0))
 
     def rest(self) -> list[Ended]:
         """Return what ended, and, as released, what still runs although it was cancelled."""
         return [*self.ended, *(Ended(item.claim, Released(), 0) for item in self._running.values())]
+
+    def _forget(self, running: _Running, outcome: Outcome) -> None:
+        del self._running[running.claim.job_id]
+        self._suspects -= running.claim.is_suspect
+        self.windows.end(running.claim, running.place, outcome)
 
     def _tell(self, ended: Ended) -> None:
         """Log how an attempt ended; of the calls that one halt stopped, the first speaks for all."""
@@ -121,9 +136,28 @@ class Slots:
         if isinstance(ended.outcome, Halted):
             self._told_halt = halt
 
+    def _begin_soon(self) -> None:
+        if self._unbegun and self._idle and not self._beginning:
+            self._beginning = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Wake some of the idle slots, and the next ones when these have begun."""
+        self._beginning = False
+        for _ in range(min(BEGIN_AT_ONCE, len(self._unbegun), len(self._idle))):
+            turn = self._idle.popleft()
+            if not turn.done():  # else its slot was cancelled
+                turn.set_result(None)
+        self._begin_soon()
+
     async def _fill(self) -> None:
         while True:
-            await self._attempt(await self._assigned.get())
+            turn = asyncio.get_running_loop().create_future()
+            self._idle.append(turn)
+            self._begin_soon()
+            await turn
+            if self._unbegun:  # else given back meanwhile
+                await self._attempt(self._unbegun.popleft())
 
     async def _attempt(self, running: _Running) -> None:
         """Run one claim and leave its end behind, whatever happens."""
@@ -132,8 +166,7 @@ class Slots:
         try:
             outcome = await execute(claim, running.handler, running.scope)
         finally:
-            del self._running[claim.job_id]
-            self.windows.end(claim, running.place, outcome)
+            self._forget(running, outcome)
             ended = Ended(claim, outcome, round((time.monotonic() - began) * 1000))
             # What was lost and has no answer has nothing to say; a late answer is logged with its cost.
             if not (running.given_up and isinstance(outcome, Released)):

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-import sqlite3
+
+from raw_connection import connect
 
 from batchq.jobs import Answered, Ended, Failed, Reason, RunnerIdentity, Serving, Succeeded, Usage, Wants
 from batchq.settlement import settle
@@ -34,25 +35,23 @@ async def end_jobs(store, outcome=succeed, *, at_most=None, runner=RUNNER, worke
         count += len(ended)
 
 
-def with_store(path, body, *, create=True):
-    """Run `await body(store)` on the queue at `path`."""
+def with_store(location, body, *, create=True):
+    """Run `await body(store)` on the queue at a path or URL."""
 
     async def main():
-        async with await open_store(str(path), create=create) as store:
+        async with await open_store(str(location), create=create) as store:
             return await body(store)
 
     return asyncio.run(main())
 
 
-def complete_batch(path, outcome=succeed):
-    return with_store(path, lambda store: end_jobs(store, outcome))
+def complete_batch(location, outcome=succeed):
+    return with_store(location, lambda store: end_jobs(store, outcome))
 
 
-def rows_of(path, columns="position, custom_id, payload", order="position"):
-    with sqlite3.connect(path) as database:
-        found = database.execute(f"SELECT {columns} FROM jobs ORDER BY {order}").fetchall()
-    database.close()
-    return found
+def rows_of(location, columns="position, custom_id, payload", order="position"):
+    with connect(location) as database:
+        return database.tuples(f"SELECT {columns} FROM jobs ORDER BY {order}")
 
 
 def write_lines(path, values):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from postgres import SharedServer, ask_at, fresh_database, named_by_environment
-from store_driver import Clock, open_queue
+from store_driver import Clock, make_tables, open_queue
 
 SHARED_SERVER = pytest.StashKey[SharedServer]()
 
@@ -45,6 +47,18 @@ async def store(location, clock):
         yield opened
 
 
+@pytest.fixture
+async def sqlite_store(path, clock):
+    async with await open_queue(path, clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def postgres_store(postgres_queue, clock):
+    async with await open_queue(postgres_queue, clock) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 def postgres(pytestconfig):
     """The session's PostgreSQL server: `url`, `execute`, `create_database`, `drop_database`."""
@@ -70,9 +84,34 @@ def postgres_url(postgres, postgres_connection):
         yield url
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres, postgres_connection):
+    """The name of a database with an empty queue in it: copying it takes a third of the time of making the tables."""
+    with fresh_database(postgres, postgres_connection) as url:
+        asyncio.run(make_tables(url))
+        yield url.rpartition("/")[2]
+
+
+@pytest.fixture
+def postgres_queue(postgres, postgres_connection, postgres_template):
+    """The URL of a PostgreSQL database of the test's own, with an empty queue in it."""
+    with fresh_database(postgres, postgres_connection, template=postgres_template) as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def location(request):
-    """What `open_store` takes: a new SQLite file, or an empty PostgreSQL database."""
+    """What `open_store` takes: the path of a new SQLite file, or the URL of a queue on PostgreSQL; both are empty."""
+    return _on(request, "postgres_queue")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_location(request):
+    """A place where no queue is: the path of no file, or the URL of a PostgreSQL database without tables."""
+    return _on(request, "postgres_url")
+
+
+def _on(request, on_postgres):
     if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
+        return request.getfixturevalue(on_postgres)
     return str(request.getfixturevalue("path"))

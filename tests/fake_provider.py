@@ -1,4 +1,4 @@
-"""Runs scripts/fake_llm.py as a process for the length of a `with` block."""
+"""Runs scripts/fake_llm.py as a process (a fork) for the length of a `with` block."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
+
+import forked
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "fake_llm.py"
 READY_WITHIN = 20.0
@@ -52,7 +54,7 @@ class Provider:
 def running_provider(**options: object) -> Iterator[Provider]:
     """`running_provider(latency=0.1, no_cost=True)` runs `fake_llm.py --latency=0.1 --no-cost`."""
     command = [sys.executable, str(SCRIPT), "--port=0", *_flags(options)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with forked.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Provider(_base_url(process), process.pid)
         finally:

@@ -93,10 +93,10 @@ def named_by_environment() -> Postgres | None:
 
 
 @contextmanager
-def fresh_database(server: Postgres, over) -> Iterator[str]:
-    """The URL of an empty database, which is dropped afterwards, whoever is still connected."""
+def fresh_database(server: Postgres, over, template: str | None = None) -> Iterator[str]:
+    """The URL of an empty database, or of a copy, which is dropped afterwards, whoever is still connected."""
     name = f"batchq_test_{uuid.uuid4().hex}"
-    url = server.create_database(name, over=over)
+    url = server.create_database(name, template, over=over)
     try:
         yield url
     finally:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forked
+import pytest
+from raw_connection import NOT_THERE_YET, connect
+
+# For tests whose `place` is a bench of `bench_for`; without it they run on SQLite.
+ON_BOTH = pytest.mark.parametrize("place", ["sqlite", "postgresql"], indirect=True)
 DEADLINE = 60.0
 
 
@@ -37,17 +42,17 @@ class Bench:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
-    def database(self) -> Path:
-        return self.directory / "runs.db"
+    def database(self) -> Path | str:
+        """The file that commands use by themselves, or the URL that their environment names."""
+        return self.environment.get("BATCHQ_DB") or self.directory / "runs.db"
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
-        return subprocess.run(  # noqa: PLW1510 - the caller asserts on the exit code
+        return forked.run(
             [sys.executable, "-m", "batchq", *arguments],
             cwd=self.directory,
             env=self.environment | options.pop("env", {}),
             text=True,
-            capture_output=True,
             timeout=options.pop("timeout", DEADLINE),
             **options,
         )
@@ -56,7 +61,7 @@ class Bench:
         """Start one command; its output goes to numbered files."""
         number = len(self.started)
         with (self.directory / f"{number}.out").open("w") as out, (self.directory / f"{number}.err").open("w") as err:
-            process = subprocess.Popen(
+            process = forked.Popen(
                 [sys.executable, "-m", "batchq", *arguments],
                 cwd=self.directory,
                 env=self.environment | options.pop("env", {}),
@@ -74,15 +79,12 @@ class Bench:
 
     def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Look into the database from outside; nothing while it is not there."""
-        if not self.database.exists():
+        database = self.database
+        if isinstance(database, Path) and not database.exists():
             return []
-        connection = sqlite3.connect(self.database, timeout=10)
-        try:
-            return connection.execute(sql, parameters).fetchall()
-        except sqlite3.OperationalError:
-            return []
-        finally:
-            connection.close()
+        with suppress(*NOT_THERE_YET), connect(database) as connection:
+            return connection.tuples(sql, parameters)
+        return []
 
     def count(self, state: str) -> int:
         """How many jobs are in a state."""
@@ -129,3 +131,12 @@ def bench(directory: Path, **environment: str) -> Iterator[Bench]:
         yield place
     finally:
         place.end()
+
+
+@contextmanager
+def bench_for(request: pytest.FixtureRequest, directory: Path, **environment: str) -> Iterator[Bench]:
+    """A bench on the database that the test asks for with ON_BOTH."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        environment["BATCHQ_DB"] = request.getfixturevalue("postgres_url")
+    with bench(directory, **environment) as place:
+        yield place

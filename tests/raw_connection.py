@@ -8,7 +8,14 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
+
+from batchq.schema import metadata
+
+# A row that no table takes, whoever writes it.
+INTEGRITY_ERRORS = (sqlite3.IntegrityError, psycopg.IntegrityError)
+# What a look into a queue meets whose tables somebody is just making.
+NOT_THERE_YET = (sqlite3.OperationalError, psycopg.errors.UndefinedTable)
 
 
 class RawConnection:
@@ -19,10 +26,30 @@ class RawConnection:
         self.is_sqlite = isinstance(connection, sqlite3.Connection)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Mapping[str, Any]]:
-        if not self.is_sqlite:
-            sql = sql.replace("%", "%%").replace("?", "%s") if parameters else sql
-        cursor = self._connection.execute(sql, parameters or ()) if parameters else self._connection.execute(sql)
+        """Return rows by the names of their columns."""
+        return self._run(self._connection.cursor(), sql, parameters)
+
+    def tuples(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return rows as they stand."""
+        if self.is_sqlite:
+            return [tuple(row) for row in self.execute(sql, parameters)]
+        return self._run(self._connection.cursor(row_factory=tuple_row), sql, parameters)
+
+    def _run(self, cursor: Any, sql: str, parameters: Sequence[object]) -> list[Any]:
+        if parameters and not self.is_sqlite:
+            sql = sql.replace("%", "%%").replace("?", "%s")
+        cursor.execute(sql, *([parameters] if parameters else []))
         return cursor.fetchall() if cursor.description else []
+
+    def lock_out_writers(self, *, wait: bool = True) -> None:
+        """Begin a transaction beside which everybody may read and nobody write, not even a look that locks rows."""
+        if self.is_sqlite:
+            self.execute(f"PRAGMA busy_timeout = {10_000 if wait else 0}")
+            self.execute("BEGIN IMMEDIATE")
+            return
+        self.execute("BEGIN")
+        tables = ", ".join(metadata.tables)
+        self.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE {'' if wait else 'NOWAIT'}")
 
 
 @contextmanager
@@ -34,6 +61,6 @@ def connect(location: object) -> Iterator[RawConnection]:
                              row_factory=dict_row) as connection:  # fmt: skip
             yield RawConnection(connection)
         return
-    with closing(sqlite3.connect(text, isolation_level=None, timeout=10)) as connection:
+    with closing(sqlite3.connect(text, isolation_level=None, timeout=10, check_same_thread=False)) as connection:
         connection.row_factory = sqlite3.Row
         yield RawConnection(connection)

@@ -52,6 +52,11 @@ async def open_queue(location: object, clock: Clock) -> Store:
     return await open_store(str(location), create=True, clock=lambda: clock.now)
 
 
+async def make_tables(location: str) -> None:
+    async with await open_store(location, create=True):
+        pass
+
+
 def identity(name: str, lease_ms: int = LEASE_MS) -> RunnerIdentity:
     return RunnerIdentity(name, "host", 1, 16, "echo", lease_ms)
 

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import click
+import forked
 import pytest
 from completing import complete_batch, end_jobs, fail_odd, rows_of, with_store, write_lines
 
@@ -58,9 +59,7 @@ def prompts(here):
 
 
 def program(*arguments, **options):
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, **options
-    )
+    return forked.run([*PROGRAM, *arguments], text=True, timeout=60, **options)
 
 
 def on_terminal(*arguments, answer=b""):
@@ -238,7 +237,7 @@ def test_bad_rows_may_be_set_aside(run, here):
 
 
 def test_killed_half_way_and_run_again_every_line_is_there_once(run, here):
-    count = 60_000
+    count = 30_000
     write_lines(here / "in.jsonl", [f"prompt {i}" for i in range(count)])
     process = subprocess.Popen([*PROGRAM, "enqueue", "in.jsonl", "--worker", "echo"], stderr=subprocess.PIPE)
     added = 0

@@ -38,8 +38,8 @@ async def fill(store, count, name="demo", *, seal=True):
 
 
 @pytest.fixture
-def database(tmp_path):
-    return tmp_path / "queue.db"
+def database(location):
+    return location
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,8 @@ def test_watch_notices_a_change_at_once_and_ends_when_finished(database):
             await asyncio.wait_for(task, 5)
             assert seen[0][1:] == (0, False)
             assert seen[-1][1:] == (3, True)
-            assert seen[-1][0] - changed < 0.8
+            # What a runner settles wakes nobody on PostgreSQL, since each notice costs its whole server: readers poll.
+            assert seen[-1][0] - changed < (0.8 if ours.file is not None else 2.0)
 
     asyncio.run(main())
 

@@ -16,8 +16,8 @@ DEDUPE = Thrift(dedupe=True)
 
 
 @pytest.fixture
-def database(tmp_path):
-    return tmp_path / "queue.db"
+def database(location):
+    return location
 
 
 @pytest.fixture

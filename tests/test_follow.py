@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import forked
 import pytest
 from completing import end_jobs, fail_odd, with_store
 from fake_provider import running_provider
@@ -295,7 +296,7 @@ def test_the_command_line_follows_to_standard_output_and_stops_at_a_signal(tmp_p
         assert place.run("enqueue", "demo.jsonl", "--worker", "echo").returncode == 0
         with_store(place.database, lambda store: end_jobs(store, fail_odd, at_most=2))
         command = [sys.executable, "-m", "batchq", "collect", "demo", "--follow", "--format", "csv"]
-        with subprocess.Popen(command, cwd=tmp_path, env=place.environment, stdout=subprocess.PIPE) as process:
+        with forked.Popen(command, cwd=tmp_path, env=place.environment, stdout=subprocess.PIPE) as process:
             place.started.append(process)
             lines = [process.stdout.readline().decode().split(",")[:2] for _ in range(3)]
             assert lines == [["position", "state"], ["0", "done"], ["1", "failed"]]

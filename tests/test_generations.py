@@ -4,14 +4,13 @@ import asyncio
 import json
 import os
 import signal
-import sqlite3
 import uuid
-from contextlib import closing, contextmanager
 
 import pytest
 from completing import end_jobs, fail_odd, rows_of, succeed, with_store, write_lines
 from fake_provider import running_provider
 from processes import bench, wait_for
+from raw_connection import connect
 
 from batchq.errors import BatchConflict
 from batchq.formats import ReadOptions
@@ -27,8 +26,8 @@ BATCH = NewBatch("b", "echo")
 
 
 @pytest.fixture
-def database(tmp_path):
-    return tmp_path / "queue.db"
+def database(location):
+    return location
 
 
 @pytest.fixture
@@ -61,15 +60,9 @@ def names(database):
     return [name for (name,) in with_rows(database, "SELECT name FROM batches ORDER BY id")]
 
 
-@contextmanager
-def with_connection(database):
-    with closing(sqlite3.connect(database)) as connection, connection:
-        yield connection
-
-
 def with_rows(database, sql):
-    with with_connection(database) as connection:
-        return connection.execute(sql).fetchall()
+    with connect(database) as connection:
+        return connection.tuples(sql)
 
 
 def test_the_same_rows_are_the_same_batch(database, prompts):
@@ -188,7 +181,7 @@ def test_a_batch_whose_name_differs_in_capitals_is_another(database, prompts):
 def test_a_revival_that_was_left_half_way_is_completed(database, prompts):
     sync(database, prompts, ["a", "b"])
     with_store(database, cancel)
-    with with_connection(database) as connection:
+    with connect(database) as connection:
         connection.execute("UPDATE batches SET state = 'open'")
     assert sync(database, prompts, ["a", "b"]).revived == 2
 

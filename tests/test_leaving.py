@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
+import os
 import threading
-from contextlib import closing
 
 import pytest
+from raw_connection import connect
 
 from batchq import open_queue, prompt_map, prompt_stream
 from batchq.collecting import Output, write_results
@@ -19,16 +19,22 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(request, tmp_path, monkeypatch):
+    """A directory whose queue is in a file there, or on PostgreSQL for tests that are marked ON_BOTH."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("BATCHQ_DB", raising=False)
+    on_postgres = getattr(request, "param", "sqlite") == "postgresql"
+    monkeypatch.setenv("BATCHQ_DB", request.getfixturevalue("postgres_queue") if on_postgres else "runs.db")
     return tmp_path
+
+
+ON_BOTH = pytest.mark.parametrize("here", ["sqlite", "postgresql"], indirect=True)
 
 
 async def echo(prompt: str) -> str:
     return prompt
 
 
+@ON_BOTH
 async def test_a_stream_that_is_cancelled_twice_gives_back_what_runs(here, monkeypatch):
     started, leaving, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
     usual = Runner._leave
@@ -59,8 +65,8 @@ async def test_a_stream_that_is_cancelled_twice_gives_back_what_runs(here, monke
     leave.set()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 10)
-    with closing(sqlite3.connect(here / "runs.db")) as connection:
-        assert connection.execute("SELECT state, attempts FROM jobs").fetchall() == [("pending", 0)] * 2
+    with connect(os.environ["BATCHQ_DB"]) as connection:
+        assert connection.tuples("SELECT state, attempts FROM jobs") == [("pending", 0)] * 2
 
 
 def in_threads(monkeypatch, owner, name):
@@ -86,7 +92,7 @@ async def test_who_leads_is_decided_beside_the_event_loop(monkeypatch):
 async def test_an_input_is_read_again_beside_the_event_loop(here, monkeypatch):
     threads = in_threads(monkeypatch, InputRows, "read")
     (here / "in.csv").write_text("prompt,n\na,1\nb,2\n")
-    async with open_queue("runs.db") as queue:
+    async with open_queue() as queue:
         await queue.enqueue(here / "in.csv", batch="b", worker=echo)
         await queue.work(echo)
         await write_results(queue.store, "b", Output(here / "out.csv", with_input=here / "in.csv"))

@@ -16,14 +16,21 @@ from batchq.store import Store, operate
 
 pytestmark = pytest.mark.anyio
 
-ROWS = 5_000
+CHUNK = 500  # that a purge takes at once; as much as a reader does
+ROWS = 3 * CHUNK
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(request, tmp_path, monkeypatch):
+    """A directory whose queue is in a file there, or on PostgreSQL for tests that are marked ON_BOTH."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("BATCHQ_DB", raising=False)
+    on_postgres = getattr(request, "param", "sqlite") == "postgresql"
+    monkeypatch.setenv("BATCHQ_DB", request.getfixturevalue("postgres_queue") if on_postgres else "runs.db")
+    monkeypatch.setattr(operate, "CHUNK_ROWS", CHUNK)
     return tmp_path
+
+
+ON_BOTH = pytest.mark.parametrize("here", ["sqlite", "postgresql"], indirect=True)
 
 
 async def echo(prompt: str) -> str:
@@ -40,8 +47,9 @@ async def complete(queue, prompts):
     await queue.work(echo, concurrency=500)
 
 
+@ON_BOTH
 async def test_what_is_left_of_a_batch_is_not_exported(here):
-    async with open_queue("runs.db") as queue:
+    async with open_queue() as queue:
         await complete(queue, [f"p{i}" for i in range(ROWS)])
         (here / "out.jsonl").write_text("before\n")
         await purge_a_part(queue.store)
@@ -81,43 +89,46 @@ class TestDeletedWhileItIsRead:
             await prompt_map(self.PROMPTS, **call, out=out)
         assert not (here / "out.jsonl").exists()
 
+    @ON_BOTH
     async def test_readers_of_a_queue(self, here):
-        async with open_queue("runs.db") as queue:
+        async with open_queue() as queue:
             await complete(queue, self.PROMPTS)
             count = 0
-            with pytest.raises(Purged, match="of 5,000 are left"):
+            with pytest.raises(Purged, match="of 1,500 are left"):
                 async for _ in queue.results("b"):
                     count += 1
             assert 0 < count < ROWS
 
     async def test_export(self, here):
-        async with open_queue("runs.db") as queue:
+        async with open_queue() as queue:
             await complete(queue, self.PROMPTS)
         with pytest.raises(Purged):
             await export_jsonl(out="out.jsonl")
         assert not (here / "out.jsonl").exists()
 
     async def test_a_file(self, here):
-        async with open_queue("runs.db") as queue:
+        async with open_queue() as queue:
             await complete(queue, self.PROMPTS)
             with pytest.raises(Purged):
                 await write_results(queue.store, "b", Output(here / "out.csv"))
         assert not (here / "out.csv").exists()
 
 
+@ON_BOTH
 async def test_followers_of_a_job_that_is_gone_are_lost_too():
-    async with open_queue("runs.db") as queue:
-        await complete(queue, [*(f"p{i}" for i in range(2_000)), "p0", "p1"])
+    async with open_queue() as queue:
+        await complete(queue, [*(f"p{i}" for i in range(CHUNK)), "p0", "p1"])
         batch = await queue.store.batch("b")
         rows = []
         with pytest.raises(Purged):
-            async for row in whole_results(queue.store, batch, most=2_002):
+            async for row in whole_results(queue.store, batch, most=CHUNK + 2):
                 rows.append(row)
-                if len(rows) == 2_000:
+                if len(rows) == CHUNK:
                     await purge_a_part(queue.store)
-        assert len(rows) == 2_002
+        assert len(rows) == CHUNK + 2
 
 
+@ON_BOTH
 async def test_a_call_whose_batch_is_deleted_under_it_raises_what_it_found():
     started = asyncio.Event()
 
@@ -128,14 +139,14 @@ async def test_a_call_whose_batch_is_deleted_under_it_raises_what_it_found():
 
     call = asyncio.create_task(prompt_map(["a"], worker=hang, batch="b", verbose=False))
     await started.wait()
-    async with open_queue("runs.db") as queue:
+    async with open_queue() as queue:
         await queue.purge("b", force=True)
     with pytest.raises((Purged, UnknownBatch, CannotGoOn)):
         await asyncio.wait_for(call, 20)
 
 
 async def test_what_runs_is_no_loss():
-    async with open_queue("runs.db") as queue:
+    async with open_queue() as queue:
         await queue.enqueue(["a", "b"], batch="b", worker=echo, seal=False)
         assert [row.state async for row in queue.results("b")] == ["pending", "pending"]
 
@@ -157,10 +168,10 @@ async def test_a_stream_tells_that_rows_are_lost(monkeypatch):
     monkeypatch.setattr(module, "run_batch", run_and_purge)
     monkeypatch.setattr(Store, "finished", finished)
     prompts, count = [f"p{i}" for i in range(ROWS)], 0
-    with pytest.raises(Purged, match="3,000 of 5,000"):
+    with pytest.raises(Purged, match="1,000 of 1,500"):
         async for _ in prompt_stream(prompts, worker=echo, batch="b", concurrency=500, verbose=False):
             count += 1
-    assert count == 3_000
+    assert count == ROWS - CHUNK
 
 
 async def test_a_stream_is_read_once_where_nothing_is_missing(monkeypatch):

@@ -2,10 +2,10 @@
 
 import copy
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from batchq.discovery import find_worker
@@ -78,9 +78,7 @@ def print_names(expressions, *, of="sys.modules[__name__]"):
 
 
 def run(directory, *arguments, **options):
-    done = subprocess.run(  # noqa: PLW1510 - the caller is told what went wrong
-        [sys.executable, *arguments], cwd=directory, text=True, capture_output=True, timeout=60, **options
-    )
+    done = forked.run([sys.executable, *arguments], cwd=directory, text=True, timeout=60, **options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -256,7 +254,8 @@ def test_globals_that_a_scripts_function_reads_count_and_its_code_does_not(tmp_p
             "from batchq.naming import settings_of\n"
             f"model = {model!r}\nasync def ask(prompt):\n    return {answer} + model\nprint(settings_of(ask))\n"
         )
-        done = subprocess.run([sys.executable, "script.py"], cwd=place, capture_output=True, text=True, check=True)
+        done = forked.run([sys.executable, "script.py"], cwd=place, text=True)
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert settings("a", "prompt") == settings("a", "prompt.upper()")

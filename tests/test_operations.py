@@ -6,7 +6,7 @@ import json
 
 import pytest
 from fake_provider import running_provider
-from processes import bench, wait_for
+from processes import ON_BOTH, bench_for, wait_for
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def provider():
 
 
 @pytest.fixture
-def place(tmp_path, provider):
-    with bench(tmp_path, BATCHQ_BASE_URL=provider.base_url, MODEL="fake/model") as bench_:
-        yield bench_
+def place(request, tmp_path, provider):
+    with bench_for(request, tmp_path, BATCHQ_BASE_URL=provider.base_url, MODEL="fake/model") as made:
+        yield made
 
 
 def spent(place, name="prompts"):
@@ -60,6 +60,7 @@ def test_a_bad_key_stops_the_lane_and_a_good_one_ends_the_batch(place, provider)
     assert place.query("SELECT DISTINCT state, attempts FROM jobs") == [("done", 1)]
 
 
+@ON_BOTH
 def test_a_lane_reopens_by_itself_when_the_cause_is_gone(place, provider):
     provider.behave(credits=0.0)
     place.write_prompts(30)
@@ -103,6 +104,7 @@ def test_resume_reopens_the_lane_of_a_batch_at_once(place, provider):
 # Money
 
 
+@ON_BOTH
 def test_a_budget_holds_to_the_cent_and_is_raised(place, provider):
     jobs = 150
     place.write_prompts(jobs)
@@ -151,6 +153,7 @@ def test_a_worker_that_stays_says_that_a_budget_is_spent_and_goes_on_when_it_is_
     wait_for(lambda: place.count("done") == 40, "the rest")
 
 
+@ON_BOTH
 def test_a_provider_that_tells_no_cost_stops_a_budget_after_a_few_answers(place, provider):
     provider.behave(no_cost=True)
     place.write_prompts(50)
@@ -255,6 +258,7 @@ def test_neither_answers_nor_prompts_nor_keys_reach_the_log(place, provider):
     assert "THE-ANSWER" in place.run("status", "prompts").stdout  # for whoever reads the database
 
 
+@ON_BOTH
 def test_running_workers_take_over_another_concurrency(place, provider):
     provider.behave(latency=0.3)
     place.write_prompts(400)
@@ -270,6 +274,7 @@ def test_running_workers_take_over_another_concurrency(place, provider):
 # Errors
 
 
+@ON_BOTH
 def test_status_shows_errors_by_class_and_retry_sends_one_class_back(place):
     prompts = ["[[status 400]]"] * 3 + ["[[fixture err_413_payload]]"] * 2 + ["fine"]
     (place.directory / "prompts.jsonl").write_text(

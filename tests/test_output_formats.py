@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 from completing import end_jobs, with_store
@@ -593,6 +593,7 @@ def test_columns_of_the_input_never_hide_those_of_batchq():
 
 def test_parquet_goes_through_a_pipe(database):
     command = [sys.executable, "-m", "batchq", "collect", "demo", "--format", "parquet", "--db", str(database)]
-    done = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
+    done = forked.run(command, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0
     assert pq.read_table(io.BytesIO(done.stdout))["position"].to_pylist() == list(range(8))
     assert done.stderr.startswith(b"batchq: demo: 6 done, 2 failed")

@@ -4,25 +4,21 @@ import inspect
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from fake_provider import running_provider
 from processes import Bench, bench, wait_for
+from worker_examples import BLOCKS, EXAMPLES, README, write_examples
 
 import batchq
 
-README = (Path(__file__).resolve().parent.parent / "workers" / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-EXAMPLES = {
-    text.splitlines()[0].removeprefix("# "): text for kind, text in BLOCKS if kind in {"python", "toml"}
-}  # by the file that the first line names
 NOWHERE = ("--base-url", "http://127.0.0.1:1/v1")
 
 
@@ -35,10 +31,7 @@ def place(tmp_path):
 @pytest.fixture
 def examples(place):
     """The README's files and some prompts, in the bench's directory."""
-    for name, text in EXAMPLES.items():
-        path = place.directory / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+    write_examples(place.directory)
     place.write_prompts(6)
     return place
 
@@ -73,20 +66,6 @@ def test_the_readme_holds_the_examples_that_are_run_here():
     }  # fmt: skip
     assert len([kind for kind, _ in BLOCKS if kind in {"python", "toml"}]) == len(EXAMPLES)
     assert EXAMPLES["label.py"].count("\n") <= 11  # ten lines and the name of the file
-
-
-def test_the_examples_hold_their_types(examples):
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--strict",
-        "--cache-dir",
-        str(Path(__file__).parent.parent / ".mypy_cache" / "readme"),
-    ]
-    files = [name for name in EXAMPLES if name.endswith(".py")]
-    done = subprocess.run([*command, *files], cwd=examples.directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["Request", "Answer", "Usage", "Endpoint", "Plugin"])
@@ -136,19 +115,22 @@ def test_the_blocking_function_answers(examples):
     assert [row["result"] for row in examples.results("b")] == [f"PROMPT {i}" for i in range(6)]
 
 
-def install(place: Bench) -> None:
-    """Build the example package and install it into a directory on the path of the bench's processes."""
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Build the example package and install it into a directory."""
+    directory = tmp_path_factory.mktemp("package")
+    write_examples(directory)
     installer = [sys.executable, "-m", "pip"] if find_spec("pip") else ["uv", "pip"]
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--target", "installed"]
     python = [] if find_spec("pip") else ["--python", sys.executable]
     command = [*installer, "install", *python, *options, "./shouting"]
-    done = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    place.environment["PYTHONPATH"] = str(place.directory / "installed")
+    return directory / "installed"
 
 
-def test_an_installed_package_is_found_by_its_name(examples):
-    install(examples)
+def test_an_installed_package_is_found_by_its_name(examples, installed):
+    examples.environment["PYTHONPATH"] = str(installed)
     follow(examples, "--worker shouting", *NOWHERE, "--until-empty", OPENAI_API_KEY="a-key")
     assert examples.results("shouted")[5]["result"] == "SOME/MODEL AT DEFAULT: PROMPT 5"
     assert examples.started[0].wait(30) == 0
@@ -167,10 +149,11 @@ def test_an_installed_package_is_found_by_its_name(examples):
     assert examples.count("done") == 12
 
 
-def test_an_installed_package_that_breaks_on_import_harms_no_other_worker(examples):
-    with (examples.directory / "shouting" / "batchq_shouting.py").open("a") as module:
+def test_an_installed_package_that_breaks_on_import_harms_no_other_worker(examples, installed):
+    broken = shutil.copytree(installed, examples.directory / "installed")
+    with (broken / "batchq_shouting.py").open("a") as module:
         module.write("raise ValueError('broken')\n")
-    install(examples)
+    examples.environment["PYTHONPATH"] = str(broken)
     enqueue(examples, "echo", 1)
     assert examples.run("worker", *NOWHERE, "--until-empty").returncode == 0
     named = examples.run("worker", "--worker", "shouting")

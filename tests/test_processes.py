@@ -7,12 +7,14 @@ import time
 
 import pytest
 from fake_provider import running_provider
-from processes import Bench, bench, wait_for
+from processes import ON_BOTH, Bench, bench_for, wait_for
+
+from batchq.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
-def place(tmp_path):
-    with bench(tmp_path) as made:
+def place(request, tmp_path):
+    with bench_for(request, tmp_path) as made:
         yield made
 
 
@@ -25,6 +27,7 @@ def worker(place: Bench, provider, *options: str) -> subprocess.Popen:
     return place.start("worker", "--base-url", provider.base_url, *options)
 
 
+@ON_BOTH
 def test_four_workers_one_killed_one_stopped_lose_and_double_nothing(place):
     with running_provider(latency=0.2, spread=0.1) as provider:
         jobs = 800
@@ -48,6 +51,7 @@ def test_four_workers_one_killed_one_stopped_lose_and_double_nothing(place):
         assert place.query("SELECT max(attempts), count(*) FROM jobs WHERE attempts > 2")[0] == (None, 0)
 
 
+@ON_BOTH
 def test_a_worker_stopped_past_its_lease_comes_back_too_late(place):
     with running_provider(latency=1.0) as provider:
         enqueue(place, 4)
@@ -74,6 +78,7 @@ def test_a_worker_stopped_past_its_lease_comes_back_too_late(place):
         } == {(("calls", 2),)}
 
 
+@ON_BOTH
 def test_a_worker_stopped_past_its_lease_is_believed_if_nobody_took_over(place):
     with running_provider(latency=0.5) as provider:
         enqueue(place, 4)
@@ -88,6 +93,7 @@ def test_a_worker_stopped_past_its_lease_is_believed_if_nobody_took_over(place):
         assert provider.ledger()["calls"] == 4
 
 
+@ON_BOTH
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_releases_at_once_and_charges_nothing(place, number, code):
     with running_provider() as provider:
@@ -103,6 +109,7 @@ def test_a_second_signal_releases_at_once_and_charges_nothing(place, number, cod
         assert place.query("SELECT DISTINCT state, attempts FROM jobs") == [("pending", 0)]
 
 
+@ON_BOTH
 def test_the_drain_deadline_ends_with_75(place):
     with running_provider() as provider:
         provider.behave(latency=60)
@@ -115,6 +122,7 @@ def test_the_drain_deadline_ends_with_75(place):
         assert place.query("SELECT DISTINCT state, attempts FROM jobs") == [("pending", 0)]
 
 
+@ON_BOTH
 def test_a_drained_worker_ends_with_0(place):
     with running_provider(latency=1.0) as provider:
         enqueue(place, 10)
@@ -126,6 +134,7 @@ def test_a_drained_worker_ends_with_0(place):
         assert (place.count("done"), place.count("pending")) == (4, 6)
 
 
+@ON_BOTH
 def test_sixteen_workers_start_at_once_on_an_empty_directory(place):
     workers = [place.start("worker", "--worker", "echo", "--until-empty") for _ in range(16)]
 
@@ -134,7 +143,7 @@ def test_sixteen_workers_start_at_once_on_an_empty_directory(place):
     assert codes == [0] * 16, [
         place.errors(process)[-300:] for process, code in zip(workers, codes, strict=True) if code
     ]
-    assert place.query("SELECT value FROM meta WHERE name = 'schema_version'") == [("1",)]
+    assert place.query("SELECT value FROM meta WHERE name = 'schema_version'") == [(str(SCHEMA_VERSION),)]
 
 
 POISON = """
@@ -197,6 +206,7 @@ def test_a_worker_says_where_it_works_and_what_it_serves(place):
     assert "empty" in empty.stderr
 
 
+@ON_BOTH
 def test_a_worker_picks_up_what_is_enqueued_while_it_waits(place):
     with running_provider() as provider:
         waiting = worker(place, provider)
@@ -232,6 +242,7 @@ def test_run_is_interrupted_and_resumed(place):
         assert provider.ledger()["calls"] == 100
 
 
+@ON_BOTH
 def test_run_killed_hard_finishes_when_run_again(place):
     with running_provider(latency=0.2) as provider:
         prompts = place.write_prompts(60)

@@ -22,8 +22,8 @@ BATCH = NewBatch("b", "echo")
 
 
 @pytest.fixture
-def database(tmp_path):
-    return tmp_path / "queue.db"
+def database(location):
+    return location
 
 
 @pytest.fixture
@@ -210,13 +210,13 @@ def test_nothing_bad_leaves_an_empty_file(database, prompts, tmp_path):
 
 
 @pytest.mark.parametrize("held", ["of somebody else\n", '""\n""\n', '""', "x"])
-def test_bad_rows_replace_no_other_file(database, prompts, tmp_path, held):
+def test_bad_rows_replace_no_other_file(path, prompts, tmp_path, held):
     aside = tmp_path / "bad.jsonl"
     aside.write_text(held)
     with pytest.raises(UsageError, match="exists, and holds something else"):
-        add(database, write_lines(prompts, ["a", ""]), skip_bad=aside)
+        add(path, write_lines(prompts, ["a", ""]), skip_bad=aside)
     assert aside.read_text() == held
-    assert not database.exists()
+    assert not path.exists()
 
 
 def test_a_policy_changes_what_is_there_and_its_source_is_remembered(database, prompts, tmp_path):

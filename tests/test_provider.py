@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 from fake_provider import Provider, running_provider
 
+from batchq.discovery import find_worker
 from batchq.jobs import Attempt, Json, NewBatch, NewJob, Result
 from batchq.process import gather_workers
 from batchq.request import encode
 from batchq.runner import Runner, RunnerOptions, Stop
 from batchq.store import Store, open_store
-from batchq.worker import Endpoint
+from batchq.worker import Answer, Endpoint, Request, RetryLater
+from batchq_workers import sending
+from batchq_workers.endpoint_client import new_http_client
 
 FIXTURES = Path(__file__).parent / "fixtures" / "llm"
 DEADLINE = 60.0
@@ -280,3 +286,92 @@ def test_a_whole_response_is_stored_where_that_is_asked_for(tmp_path, provider):
 def test_a_response_is_not_stored_by_default(tmp_path, provider):
     (row,) = answered(tmp_path, provider, ["hello"])
     assert row.response is None
+
+
+# On the connections of the SDK's client, or by the client itself
+
+
+@pytest.fixture(params=["session", "client"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Send past the client's layers, as where the SDK is known, or through them, as where it is not."""
+    if request.param == "client":
+        monkeypatch.setattr(sending, "_session_of", lambda _client, _url: None)
+    return str(request.param)
+
+
+@contextmanager
+def server_that_says(said: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer one call with these bytes, whatever is asked; what was asked is in the list."""
+    heard: list[bytes] = []
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            heard.append(connection.recv(100_000))
+            connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1", heard
+        thread.join()
+
+
+def ask(base_url: str, key: str | None = None) -> Answer:
+    async def main() -> Answer:
+        async with find_worker("openrouter").open(Endpoint("default", base_url, key)) as handler:
+            found = await handler(Request("hi", {"messages": []}, "/v1/chat/completions", "m", {}, "b", 0, None, 1))
+        assert isinstance(found, Answer)
+        return found
+
+    return anyio.run(main)
+
+
+COMPLETION = json.dumps({"id": "1", "choices": [{"message": {"content": "grüße"}}], "usage": {}}).encode()
+
+
+@pytest.mark.usefixtures("way")
+def test_a_compressed_answer_is_read():
+    body = gzip.compress(COMPLETION)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    with server_that_says(head.encode() + body) as (base_url, _):
+        assert ask(base_url).result == "grüße"
+
+
+@pytest.mark.usefixtures("way")
+def test_a_redirection_is_not_followed():
+    head = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/v1\r\nContent-Length: 0\r\n\r\n"
+    with server_that_says(head) as (base_url, _), pytest.raises(RetryLater, match="moved to http"):
+        ask(base_url)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_answer_that_breaks_off_is_a_broken_connection():
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+    with server_that_says(head + COMPLETION) as (base_url, _), pytest.raises(RetryLater, match="connection broke"):
+        ask(base_url)
+
+
+def test_either_way_the_same_is_sent(monkeypatch):
+    asked: list[list[bytes]] = []
+    for _ in range(2):
+        said = f"HTTP/1.1 200 OK\r\nContent-Length: {len(COMPLETION)}\r\n\r\n".encode() + COMPLETION
+        with server_that_says(said) as (base_url, heard):
+            ask(base_url, "sk-0123456789")
+        lines = heard[0].split(b"\r\n")
+        asked.append(sorted(line.lower() for line in lines if not line.lower().startswith(b"host:")))
+        monkeypatch.setattr(sending, "_session_of", lambda _client, _url: None)
+    assert asked[0] == asked[1]
+    assert b"authorization: bearer sk-0123456789" in asked[0]
+
+
+def test_a_proxy_is_left_to_the_client_and_all_else_goes_past_it(monkeypatch):
+    async def main() -> None:
+        async with new_http_client(1.0) as client:
+            found = [sending._session_of(client, url) for url in ("https://a.example/v1", "http://a.example/v1")]
+        assert [session is None for session in found] == [True, False]
+        assert found[1] is not None
+        assert found[1].closed
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    anyio.run(main)

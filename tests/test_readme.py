@@ -18,9 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
+import forked_client
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click import Group
 from fake_provider import running_provider
 from processes import Bench, bench
 
@@ -66,7 +69,7 @@ BATCHQ = f"""#!/bin/bash
 arguments=()
 for argument; do [ "$argument" = --watch ] || arguments+=("$argument"); done
 if [ "$1" = worker ] && [[ " $* " != *" --until-empty "* ]]; then arguments+=(--until-empty); fi
-exec '{Path(sys.executable).with_name("batchq")}' "${{arguments[@]}}"
+exec '{sys.executable}' -I -S '{forked_client.__file__}' "$FORKS" -m batchq "${{arguments[@]}}"
 """
 NOTEBOOK = """
 import ast, asyncio, sys
@@ -188,10 +191,12 @@ class Reader:
             "BATCHQ_BASE_URL": self.provider.base_url,
             "OPENROUTER_API_KEY": "sk-or-planted",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "FORKS": forked.forking_process().address,
         }
+        start = forked.Popen if command[0] == sys.executable else subprocess.Popen
         with (
             bench(place, **settings) as shell,
-            subprocess.Popen(
+            start(
                 command,
                 cwd=place,
                 env=shell.environment,
@@ -277,7 +282,9 @@ def first_column(header: str) -> str:
 
 def options_of(command: str) -> set[str]:
     found = batchq.get_command(None, command)
-    return {"--help", *(name for each in found.params for name in (*each.opts, *each.secondary_opts))}
+    group = [found.get_command(None, name) for name in found.list_commands(None)] if isinstance(found, Group) else []
+    params = [each for part in (found, *group) for each in part.params]
+    return {"--help", *(name for each in params for name in (*each.opts, *each.secondary_opts))}
 
 
 def options_of_scripts() -> set[str]:

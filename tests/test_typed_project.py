@@ -1,6 +1,7 @@
 """The wheel, as a project of a user's sees it: what is in it, what it imports, and whether type checkers like it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from worker_examples import write_examples
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
@@ -377,12 +379,13 @@ def test_the_wheel_holds_two_typed_packages_and_no_tests(wheel):
 
 
 def test_mypy_is_content(full, project):
+    """With the project, and with the examples of workers/README.md."""
     (project / "tables.py").write_text(TABLES.lstrip())
-    cache = ROOT / ".mypy_cache" / "typed_project"
-    run(
-        sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-executable", full, "--cache-dir", cache, ".",
-        cwd=project,
-    )  # fmt: skip
+    write_examples(project / "examples")
+    options = ["--strict", "--config-file=", "--python-executable", full, f"--cache-dir={os.devnull}"]
+    found = run(sys.executable, "-m", "mypy", *options, ".", cwd=project)
+    sources = len([*project.rglob("*.py")])
+    assert f"no issues found in {sources} source files" in found
 
 
 def test_pyright_is_content(full, project):

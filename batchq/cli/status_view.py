@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchq.cli.limit import limits_of
 from batchq.display.text import dollars, one_line, plural, table, told_cost
+from batchq.installed import installed_version
 
 if TYPE_CHECKING:
     from batchq.jobs import ErrorGroup, Lane, Progress, RunnerInfo
@@ -48,7 +49,7 @@ def lines_of(found: Status) -> list[str]:
     lines += ["", f"{plural(len(found.runners), 'live worker')}"]
     lines += [
         f"  {one_line(runner.host, 60)} pid {runner.pid}: {runner.in_flight} of {runner.concurrency} calls,"
-        f" serves {one_line(runner.serves, 100)}"
+        f" serves {one_line(runner.serves, 100)}{_other_version(runner)}"
         for runner in found.runners
     ]
     shown = [line for lane in found.lanes if (line := _lane_line(lane, found.now))]
@@ -69,7 +70,7 @@ def json_of(found: Status) -> dict[str, object]:
             for model, spend in _by_model(found).items()
         ],
         "older_batches": found.older,
-        "workers": [asdict(runner) for runner in found.runners],
+        "workers": [_runner_json(runner) for runner in found.runners],
         "lanes": [asdict(lane) for lane in found.lanes],
     }  # fmt: skip
 
@@ -162,6 +163,14 @@ def _error_lines(found: Status) -> list[str]:
     return lines
 
 
+def _other_version(runner: RunnerInfo) -> str:
+    """Say which batchq a worker is, where it is another one than this."""
+    own = installed_version()
+    if own is None or runner.version == own:
+        return ""
+    return f"; it is batchq {one_line(runner.version or 'of an unknown version', 40)}, this is {own}"
+
+
 def _lane_line(lane: Lane, now: int) -> str | None:
     """Return what there is to say of a lane; None where nothing limits or keeps it."""
     from batchq.waiting import clock, lane_label
@@ -176,6 +185,11 @@ def _lane_line(lane: Lane, now: int) -> str | None:
     if not state and not limits:
         return None
     return f"  {lane_label(lane)}: {'; '.join([*state, *limits, f'{lane.in_flight:,} in flight now'])}"
+
+
+def _runner_json(runner: RunnerInfo) -> dict[str, object]:
+    served = None if runner.batch_ids is None else sorted(runner.batch_ids)
+    return asdict(runner) | {"batch_ids": served}
 
 
 def _batch_json(progress: Progress, found: Status) -> dict[str, object]:

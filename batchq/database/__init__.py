@@ -9,34 +9,63 @@ from collections.abc import Callable
 from pathlib import Path
 
 from batchq.database.contract import Database, OnLocked, Transaction, Watcher
+from batchq.database.inspection import Inspection, inspect_database
 from batchq.database.location import database_file, locate, shown
 from batchq.database.sqlite import open_sqlite
 from batchq.database.sqlite.removal import remove_if_empty
 
 __all__ = [
     "Database",
+    "Inspection",
     "OnLocked",
     "Transaction",
     "Watcher",
     "database_file",
+    "inspect_database",
     "locate",
     "open_database",
     "remove_if_empty",
     "shown",
+    "upgrade_database",
 ]
 
 
 async def open_database(
-    location: str, *, create: bool, clock: Callable[[], int] | None = None, on_locked: OnLocked | None = None
+    location: str,
+    *,
+    create: bool,
+    clock: Callable[[], int] | None = None,
+    on_locked: OnLocked | None = None,
+    moving: bool = False,
 ) -> Database:
-    """Open the queue at a path or URL, creating its tables if `create`.
+    """Open the queue at a path or URL, creating its tables if `create`. An older SQLite file is upgraded.
 
     Raises NoDatabase, NotABatchqDatabase, SchemaMismatch, DatabaseUnavailable or ConfigurationError. `clock`
-    replaces the database's clock, for tests. `on_locked` hears, once for each wait, why a long one lasts.
+    replaces the database's clock, for tests. `on_locked` hears, once for each wait, why a long one lasts. `moving` is
+    for who moves the queue from one database to another, and looks himself at what is in this one.
     """
     found = locate(location)
     if isinstance(found, Path):
-        return await open_sqlite(found, create=create, clock=clock, on_locked=on_locked)
+        return await open_sqlite(found, create=create, clock=clock, on_locked=on_locked, moving=moving)
     from batchq.database.postgres import open_postgres
 
-    return await open_postgres(found, create=create, clock=clock, on_locked=on_locked)
+    return await open_postgres(found, create=create, clock=clock, on_locked=on_locked, moving=moving)
+
+
+async def upgrade_database(location: str) -> tuple[str, int | None]:
+    """Upgrade the queue at a path or URL; return what it is called, and the schema version that it had if it was old.
+
+    Raises NoDatabase, NotABatchqDatabase, SchemaMismatch for a newer one, DatabaseUnavailable or ConfigurationError.
+    """
+    found = locate(location)
+    if isinstance(found, Path):
+        database = await open_sqlite(found, create=False)
+        await database.close()
+        return database.location, database.upgraded_from
+    from batchq.database.postgres import PostgresDatabase
+
+    server = PostgresDatabase(found, None, None)
+    try:
+        return server.location, await server.upgrade()
+    finally:
+        await server.close()

@@ -48,8 +48,15 @@ class Database(Protocol):
     def file(self) -> Path | None:
         """The file that it is in; None for one on a server."""
 
-    async def read(self, body: Callable[[Transaction], T]) -> T:
-        """Run `body` in a transaction that sees one moment and writes nothing; it must be short."""
+    @property
+    def upgraded_from(self) -> int | None:
+        """The schema version that it had, if it was upgraded when it was opened here."""
+
+    async def read(self, body: Callable[[Transaction], T], *, patience: float | None = None) -> T:
+        """Run `body` in a transaction that sees one moment and writes nothing; it must be short.
+
+        A server that is away is waited for, up to `patience` seconds, else for a minute.
+        """
 
     async def write(
         self, body: Callable[[Transaction], T], *, patience: float | None = None, announce: bool = False
@@ -62,8 +69,11 @@ class Database(Protocol):
     async def make_index(self, ddl: str) -> None:
         """Make an index that is not in the schema, unless it is there; others may go on writing if the database can."""
 
-    def watch(self) -> Watcher:
-        """Return what tells one waiter of commits; the caller closes it."""
+    def watch(self, notice: Callable[[], None] | None = None) -> Watcher:
+        """Return what tells one waiter of commits; the caller closes it.
+
+        `notice` is called when others tell of theirs, if this database lets them.
+        """
 
     async def close(self) -> None:
         """Close all connections."""

@@ -18,7 +18,8 @@ class RunnerIdentity:
     """Who claims: a fresh `id` per start, so that a re-used pid or name is never taken for its past.
 
     `endpoints` is JSON: the base URL of each endpoint that it knows. `batch_ids` are the batches that it
-    serves; None: any. `pid_space` tells among which processes `pid` means something (see `pids`).
+    serves; None: any. `pid_space` tells among which processes `pid` means something (see `pids`),
+    `version` which batchq it is.
     """
 
     id: str
@@ -30,6 +31,7 @@ class RunnerIdentity:
     endpoints: str = "{}"
     batch_ids: frozenset[int] | None = None
     pid_space: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

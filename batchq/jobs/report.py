@@ -149,7 +149,7 @@ class RunnerInfo:
     """A worker process as people see it; never used for correctness.
 
     `endpoints` are its base URLs by name, `batch_ids` the batches that it serves, None where it serves any,
-    `pid_space` tells among which processes its `pid` means something.
+    `pid_space` tells among which processes its `pid` means something, `version` which batchq it is.
     """
 
     id: str
@@ -164,6 +164,7 @@ class RunnerInfo:
     endpoints: Mapping[str, str] = field(default_factory=dict)
     batch_ids: frozenset[int] | None = None
     pid_space: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

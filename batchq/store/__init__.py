@@ -29,7 +29,7 @@ from batchq.jobs import (
     RunnerIdentity,
 )
 from batchq.pacing import LaneState, Limits
-from batchq.schema import ENDED_KEY
+from batchq.schema import ENDED_KEY, SCHEMA_VERSION
 from batchq.store import adding, enqueue, operate, runners
 from batchq.store.exchange import ExchangeRequest, exchange, look
 from batchq.store.find import lane_name
@@ -55,7 +55,14 @@ async def open_store(
     Raises NoDatabase where there is none and `create` is off. `clock` replaces the database's, for tests.
     `on_locked` hears a sentence, once for each wait, when a lock or an absent server keeps it waiting for long.
     """
-    return Store(await open_database(location, create=create, clock=clock, on_locked=on_locked))
+    database = await open_database(location, create=create, clock=clock, on_locked=on_locked)
+    if database.upgraded_from is not None:
+        from batchq import log
+
+        log.get_logger().info(
+            log.DATABASE_UPGRADED, database=database.location, since=database.upgraded_from, to=SCHEMA_VERSION
+        )
+    return Store(database)
 
 
 class Store(Reading):
@@ -90,7 +97,7 @@ class Store(Reading):
     async def exchange(self, request: ExchangeRequest) -> Exchanged:
         """Settle, renew and claim; looks for work by a read first where there is nothing to write."""
         if not request.writes:
-            seen = await self._database.read(partial(look, request=request))
+            seen = await self._database.read(partial(look, request=request), patience=0)
             if seen is not None:
                 return seen
         return await self._database.write(partial(exchange, request=request))

@@ -24,7 +24,7 @@ _COLUMNS = ("batch_id", "position", "custom_id", "key", "payload", "state", "cla
 _BATCH = select(
     batches.c.id, batches.c.name, batches.c.size, batches.c.state, batches.c.allow_truncated, batches.c.keep_response,
     batches.c.synchronised,
-).with_for_update()  # fmt: skip
+).with_for_update(key_share=True)  # fmt: skip
 _ENDED = {BatchState.CANCELLED: "cancelled", BatchState.PURGING: "purged"}
 
 

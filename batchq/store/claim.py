@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -164,6 +165,10 @@ CLAIM_EXPIRED: Update = (
 _LOG_LOST = log_taken_away("lost", _chosen, charged=True, error_class="worker_died")
 
 
+_POSITION = itemgetter(TAKEN.index(jobs.c.position))
+_FOLLOWERS = itemgetter(TAKEN.index(jobs.c.followers))
+
+
 @dataclass(slots=True)
 class Share:
     """What one exchange may claim: `slots` jobs, one suspect among them if `suspects`.
@@ -246,7 +251,7 @@ def _claim_from(tx: Transaction, row: AnyRow, limit: int, share: Share, tally: T
     tally.count(row.id, "attempts", len(taken))
     batch = batch_from(row)
     # RETURNING comes in any order; the oldest first is what people expect.
-    taken.sort(key=lambda job: cast("int", job.position))
+    taken.sort(key=_POSITION)
     return [claim_of(job, batch, row.lane, row.epoch, probe=row.halted_at is not None) for job in taken]
 
 
@@ -258,7 +263,7 @@ def _take_pending(
     if suspects and len(taken) < limit:
         taken += tx.connection.execute(CLAIM_SUSPECT, parameters | {"limit": 1}).all()
     batch_id = cast("int", parameters["of_batch"])
-    tally.move(batch_id, "pending", "inflight", sum(1 + job.followers for job in taken))
+    tally.move(batch_id, "pending", "inflight", len(taken) + sum(map(_FOLLOWERS, taken)))
     return taken
 
 
@@ -279,21 +284,26 @@ def _take_expired(tx: Transaction, parameters: dict[str, object], max_attempts: 
 
 def claim_of(job: AnyRow, batch: Batch, lane: str, epoch: int, *, probe: bool) -> Claim:
     """Build the value from a row that has the columns `TAKEN`."""
+    # Unpacked: by name each column costs as much as building the whole value does.
+    (
+        job_id, _state, token, position, custom_id, payload, attempts, losses, throttles,
+        strikes, strike_class, halts, halted_at, *_others,
+    ) = job  # fmt: skip
     return Claim(
-        job_id=job.id,
-        token=job.token,
-        batch=batch,
-        position=job.position,
-        custom_id=job.custom_id,
-        payload=job.payload,
-        attempts=job.attempts,
-        losses=job.losses,
-        throttles=job.throttles,
-        strikes=job.strikes,
-        strike_class=job.strike_class,
-        halts=job.halts,
-        halted_at=job.halted_at,
-        lane=lane,
-        epoch=epoch,
-        probe=probe,
+        job_id,
+        token,
+        batch,
+        position,
+        custom_id,
+        payload,
+        attempts,
+        losses,
+        throttles,
+        lane,
+        epoch,
+        probe,
+        strikes=strikes,
+        strike_class=strike_class,
+        halts=halts,
+        halted_at=halted_at,
     )

@@ -66,7 +66,8 @@ def open_batch(tx: Transaction, new: NewBatch) -> Batch:
 def insert_batch(tx: Transaction, new: NewBatch) -> bool:
     """Make a batch; return False if there is one of that name."""
     made = tx.connection.execute(
-        insert_missing(batches, ("name",)).values(
+        insert_missing(batches, ("name",))
+        .values(
             name=new.name,
             worker=new.worker,
             endpoint=new.endpoint,
@@ -86,8 +87,10 @@ def insert_batch(tx: Transaction, new: NewBatch) -> bool:
             source=new.source,
             synchronised=new.synchronised,
         )
+        .returning(batches.c.id)
     )
-    return made.rowcount == 1
+    # Not its rowcount, which some drivers do not know for an INSERT.
+    return made.first() is not None
 
 
 def keep_alive(tx: Transaction, batch_id: int) -> None:

@@ -67,12 +67,13 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     tally, book = Tally(), LaneBook(tx)
     renewals = [item for item in request.held if item.renew]
     _lock_held(tx, request, renewals)
-    settled, late = write_settlements(tx, blame(book, request.settlements), tally)
+    settled, late = write_settlements(tx, blame(LaneBook(tx, locking=False), request.settlements), tally)
     lost = renew(tx, renewals, request.runner.lease_ms)
     act_on_lanes(book, tx.now, settled)
     # A pause or a halt of this very moment holds for the claims below, and so does what was just spent.
     book.save()
-    tally.write(tx, request.runner.id)
+    if any(item.ended.claim.batch.budget is not None for item in settled):
+        tally.write(tx, request.runner.id)
     claims: list[Claim] = []
     in_hand = {item.job_id for item in request.held}
     if request.adopt:
@@ -102,8 +103,8 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
 
 
 def _lock_held(tx: Transaction, request: ExchangeRequest, renewals: Sequence[Held]) -> None:
-    """Lock the jobs that more than the first statement changes, or that are not the first to be locked."""
-    if locks_rows(tx) and (renewals or any(item.halt for item in request.settlements)):
+    """Lock the jobs that more than one statement changes."""
+    if locks_rows(tx) and renewals:
         settled = (item.ended.claim.job_id for item in request.settlements)
         lock_jobs(tx, [*settled, *(item.job_id for item in renewals)])
 

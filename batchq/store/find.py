@@ -16,6 +16,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     Text,
+    UnaryExpression,
     and_,
     bindparam,
     case,
@@ -52,15 +53,17 @@ AnySelect = Select[*tuple[Any, ...]]
 
 def live_batches() -> CTE:
     """Return the ids of batches with live rows: one seek per batch, however many rows are finished."""
-    first = select(func.min(jobs.c.batch_id).label("batch_id")).where(CLAIMABLE)
-    walk = first.cte("live", recursive=True)
-    following = (
-        select(func.min(jobs.c.batch_id))
-        .where(CLAIMABLE, jobs.c.batch_id > walk.c.batch_id)
-        .correlate(walk)
-        .scalar_subquery()
-    )
+    walk = select(_first_batch_after(literal_column("0")).label("batch_id")).cte("live", recursive=True)
+    following = _first_batch_after(walk.c.batch_id).correlate(walk)
     return walk.union_all(select(following).select_from(walk).where(walk.c.batch_id.is_not(None)))
+
+
+def _first_batch_after(batch_id: ColumnElement[int]) -> ScalarSelect[int]:
+    # Not min(), and in the whole order of the one index that holds nothing finished: PostgreSQL would read all rows, or
+    # walk another index, depending on its statistics.
+    after = select(jobs.c.batch_id).where(CLAIMABLE, jobs.c.batch_id > batch_id)
+    order = (jobs.c.batch_id, jobs.c.state.desc(), jobs.c.claimable_at, jobs.c.id)
+    return after.order_by(*order).limit(1).scalar_subquery()
 
 
 def is_suspect(losses: ColumnElement[int]) -> ColumnElement[bool]:
@@ -70,17 +73,22 @@ def is_suspect(losses: ColumnElement[int]) -> ColumnElement[bool]:
 
 def next_time(*conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     """Return the earliest `claimable_at` of a batch's rows in a state: one seek."""
-    return _time(func.min(jobs.c.claimable_at), *conditions)
+    return _time(jobs.c.claimable_at.asc(), *conditions)
 
 
 def last_lease() -> ScalarSelect[int]:
     """Return when the last lease of a batch's rows ends: one seek."""
-    return _time(func.max(jobs.c.claimable_at), INFLIGHT)
+    return _time(jobs.c.claimable_at.desc(), INFLIGHT)
 
 
-def _time(time: ColumnElement[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+def _time(order: UnaryExpression[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     return (
-        select(time).where(jobs.c.batch_id == batches.c.id, *conditions, CLAIMABLE).correlate(batches).scalar_subquery()
+        select(jobs.c.claimable_at)
+        .where(jobs.c.batch_id == batches.c.id, *conditions, CLAIMABLE)
+        .order_by(order)
+        .limit(1)
+        .correlate(batches)
+        .scalar_subquery()
     )
 
 
@@ -148,7 +156,9 @@ def _served(*, narrowed: bool) -> AnySelect:
 @cache
 def find_statement(*, narrowed: bool, suspects: bool) -> AnySelect:
     """Return the SELECT of batches with a due or expired row, best priority first."""
-    due, expired = _next_due(suspects=suspects) <= now_ms, _next_expiry <= now_ms
+    due = _next_due(suspects=suspects) <= now_ms
+    # The time is in the condition, so that what this transaction has settled is not even looked at.
+    expired = next_time(INFLIGHT, jobs.c.claimable_at <= now_ms).is_not(None)
     return (
         _served(narrowed=narrowed)
         .add_columns(

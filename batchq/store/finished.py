@@ -100,7 +100,7 @@ def _followers_behind(tx: Transaction, place: FinishedPlace, limit: int) -> Fini
 
 
 def _result(row: AnyRow) -> Result:
-    return result_of(row, with_prompt=True)
+    return result_of(row)
 
 
 def _as_its_leader(row: AnyRow, leader: Result) -> Result:

@@ -25,6 +25,8 @@ from batchq.store.find import INFLIGHT, live_batches, now_ms
 _FIELDS = tuple(field.name for field in fields(LaneState))
 _STATES = select(*(lanes.c[name] for name in _FIELDS))
 _SOME = _STATES.where(lanes.c.name.in_(json_list("names", Text()))).order_by(lock_order(lanes.c.name))
+_SOME_LOCKED = _SOME.with_for_update()
+_SOME_FREE = _SOME.with_for_update(skip_locked=True)
 _NAMES = select(lanes.c.name).where(lanes.c.name.in_(json_list("names", Text())))
 _SAVE = upsert(lanes, ("name",))
 # When to ask again for a lane that another transaction held.
@@ -64,11 +66,20 @@ class LaneBook:
         bound = {"names": json.dumps(names)}
         in_order = not self._read or names[0] > max(self._read)
         if in_order or not (self._locking and locks_rows(self._tx)):
-            statement = _SOME.with_for_update() if self._locking else _SOME
+            statement = _SOME_LOCKED if self._locking else _SOME
             return _by_name(self._tx.connection.execute(statement, bound))
-        found = _by_name(self._tx.connection.execute(_SOME.with_for_update(skip_locked=True), bound))
+        found = _by_name(self._tx.connection.execute(_SOME_FREE, bound))
         self._taken |= set(self._tx.connection.execute(_NAMES, bound).scalars()) - found.keys()
         return found
+
+    def make(self, new: Iterable[LaneState]) -> None:
+        """Make lanes that are not there: before any is waited for, since who makes one waits for others who do."""
+        unread = {state.name: state for state in new if state.name not in self._read}
+        if unread and locks_rows(self._tx):
+            there = self._tx.connection.execute(_NAMES, {"names": json.dumps(list(unread))}).scalars()
+            rows = [asdict(unread[name]) for name in sorted(unread.keys() - set(there))]
+            if rows:
+                self._tx.connection.execute(insert_missing(lanes, ("name",)), rows)
 
     def get(self, name: str) -> LaneState | None:
         """Return a lane; None if there never was news of it."""
@@ -77,16 +88,14 @@ class LaneBook:
 
     def of_batch(self, name: str, batch: Batch) -> LaneState:
         """Return the lane of a batch's calls, a new one if there never was news of it."""
-        base_url = name[len(batch.worker) + 1 : len(name) - len(batch.model) - 1]
-        return self.get_or_make(LaneState(name, batch.worker, base_url, batch.model, refilled_at=self._tx.now))
+        return self.get_or_make(_new_lane(name, batch, self._tx.now))
 
     def get_or_make(self, new: LaneState) -> LaneState:
         """Return the lane of that name; `new` if there never was news of it, and nobody else has any just now."""
         found = self.get(new.name)
         if found is None and locks_rows(self._tx):
             self._tx.connection.execute(insert_missing(lanes, ("name",)), asdict(new))
-            del self._read[new.name]
-            found = self.get(new.name)
+            found = self._wait_for(new.name)
         return found or new
 
     def put(self, state: LaneState) -> None:
@@ -128,6 +137,16 @@ class LaneBook:
         if changed:
             self._tx.connection.execute(_SAVE, [asdict(state) for state in changed])
 
+    def _wait_for(self, name: str) -> LaneState | None:
+        """Read a lane that is there, whoever has it at the moment: what is made of it must not undo what he does."""
+        statement = _SOME_LOCKED
+        found = _by_name(self._tx.connection.execute(statement, {"names": json.dumps([name])})).get(name)
+        self._taken.discard(name)
+        self._read[name] = found
+        if found is not None:
+            self._states[name] = found
+        return found
+
     def _wake(self, name: str) -> int | None:
         state = self.get(name)
         if state is None or not state.limited:
@@ -141,7 +160,10 @@ class LaneBook:
 
 
 def blame(book: LaneBook, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
-    """Mark the jobs whose answers halt a lane; one that does so again and again while others succeed fails."""
+    """Mark the jobs whose answers halt a lane; one that does so again and again while others succeed fails.
+
+    The book must not lock: jobs are settled before lanes are waited for.
+    """
     halting = [item for item in settlements if item.halt]
     if not halting:
         return settlements
@@ -159,15 +181,22 @@ def _blamed(item: Settlement, state: LaneState | None) -> Settlement:
     return replace(item, blamed=True)
 
 
+def _new_lane(name: str, batch: Batch, now: int) -> LaneState:
+    base_url = name[len(batch.worker) + 1 : len(name) - len(batch.model) - 1]
+    return LaneState(name, batch.worker, base_url, batch.model, refilled_at=now)
+
+
 def act_on_lanes(book: LaneBook, now: int, settled: Iterable[Settlement]) -> None:
     """Tell the lanes what these outcomes mean for them; lanes without news are not written."""
     by_lane: dict[str, list[Settlement]] = {}
     for item in settled:
         if item.ended.claim.lane:
             by_lane.setdefault(item.ended.claim.lane, []).append(item)
+    news = {name: items[0] for name, items in by_lane.items() if any(item.throttled or item.halt for item in items)}
+    book.make(_new_lane(name, item.ended.claim.batch, now) for name, item in news.items())
     book.read(by_lane)
     for name, items in sorted(by_lane.items()):
-        if book.get(name) is not None or any(item.throttled or item.halt for item in items):
+        if name in news or book.get(name) is not None:
             state = book.of_batch(name, items[0].ended.claim.batch)
             book.put(_after(state, items, now))
 

@@ -25,10 +25,11 @@ _JOBS = (
 )
 
 
+# A batch is locked without its key: whoever writes a row that names it, a tally above all, waits only for its end.
 _TAKE_BATCH = (
     select(batches.c.id)
     .where(batches.c.id == bindparam("of_batch", type_=BigInteger))
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True, key_share=True)
 )
 
 

@@ -49,12 +49,14 @@ def cancel_chunk(tx: Transaction, batch_id: int) -> tuple[int, bool]:
     if _state_of(tx, batch_id) != BatchState.CANCELLED:
         return 0, False
     tally = Tally()
-    moved, found = 0, 0
-    for source, condition in (("pending", PENDING), ("inflight", INFLIGHT)):
+    moved = 0
+    seen: list[int] = []
+    for condition in (PENDING, INFLIGHT):
         chosen = select(jobs.c.id).where(jobs.c.batch_id == batch_id, condition, CLAIMABLE).limit(CHUNK_ROWS)
-        seen = tx.connection.execute(chosen).scalars().all()
-        found += len(seen)
-        ids = {"chosen": json.dumps([row.id for row in lock_jobs(tx, seen) if row.state == source])}
+        seen += tx.connection.execute(chosen).scalars().all()
+    locked = lock_jobs(tx, seen)
+    for source in ("pending", "inflight"):
+        ids = {"chosen": json.dumps([row.id for row in locked if row.state == source])}
         values: dict[str, object] = {"state": "cancelled", "finished_at": tx.now, "error_class": "cancelled"}
         if source == "inflight":
             tx.connection.execute(_LOG_CANCELLED, ids | {"now": tx.now})
@@ -64,7 +66,7 @@ def cancel_chunk(tx: Transaction, batch_id: int) -> tuple[int, bool]:
         tally.move(batch_id, source, "cancelled", sum(1 + row.followers for row in rows))
         moved += len(rows)
     tally.write(tx, PRODUCER)
-    return moved, found > 0
+    return moved, bool(seen)
 
 
 def abandoned_cancels(tx: Transaction) -> list[Batch]:
@@ -131,7 +133,9 @@ def purge_chunk(tx: Transaction, batch_id: int) -> int:
     tx.connection.execute(delete(attempts).where(attempts.c.job_id.in_(json_list("chosen"))), ids)
     removed = tx.connection.execute(delete(jobs).where(_CHOSEN), ids).rowcount
     if not removed:
-        tx.connection.execute(delete(tallies).where(tallies.c.batch_id == batch_id))
+        # In the order in which a runner's are folded: into the producers', which come last.
+        for whose in (tallies.c.runner != PRODUCER, tallies.c.runner == PRODUCER):
+            tx.connection.execute(delete(tallies).where(tallies.c.batch_id == batch_id, whose))
         tx.connection.execute(delete(batches).where(batches.c.id == batch_id))
     return removed
 
@@ -141,12 +145,14 @@ def claim_purge(tx: Transaction, batch: Batch) -> bool:
 
     Wanted is what has live jobs, is not complete or about to be run, or has a live runner that was started for it.
     """
-    row = tx.connection.execute(select(batches).where(batches.c.id == batch.id).with_for_update()).one_or_none()
+    locked = select(batches).where(batches.c.id == batch.id).with_for_update(key_share=True)
+    row = tx.connection.execute(locked).one_or_none()
     if row is None or row.size != batch.size or row.state == BatchState.PAUSED:
         return False
     if (row.sealed_at is None and row.state == BatchState.OPEN) or row.enqueue_until > tx.now:
         return False
-    live = select(jobs.c.id).where(jobs.c.batch_id == batch.id, CLAIMABLE).limit(1)
+    # In an order, since PostgreSQL might look for any such row through all that have ended.
+    live = select(jobs.c.id).where(jobs.c.batch_id == batch.id, CLAIMABLE).order_by(jobs.c.state).limit(1)
     if tx.connection.execute(live).first() is not None:
         return False
     if any(runner.live and batch.id in (runner.batch_ids or ()) for runner in read_runners(tx)):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from batchq.database import Database, Watcher
+from batchq.database import Database, Inspection, Watcher, inspect_database
 from batchq.errors import UnknownBatch
 from batchq.jobs import (
     Attempt,
@@ -21,7 +21,8 @@ from batchq.jobs import (
     RunnerInfo,
     Unfinished,
 )
-from batchq.store import adding, enqueue, finished, operate, results, runners, unfinished
+from batchq.store import adding, audit, enqueue, finished, operate, results, runners, unfinished
+from batchq.store.audit import Audit
 from batchq.store.lanes import read_lanes
 
 PAGE_ROWS = 500
@@ -45,9 +46,12 @@ class Reading:
         """The file of the database; None for one on a server."""
         return self._database.file
 
-    def watch(self) -> Watcher:
-        """Return what tells one waiter whether anybody, also this process, may have committed; the caller closes it."""
-        return self._database.watch()
+    def watch(self, notice: Callable[[], None] | None = None) -> Watcher:
+        """Return what tells one waiter whether anybody, also this process, may have committed; the caller closes it.
+
+        `notice` is called as soon as others tell of new work, on PostgreSQL.
+        """
+        return self._database.watch(notice)
 
     async def unfinished(self) -> Unfinished:
         """Return all that is left to do, and the lanes that it goes through, as of one moment."""
@@ -164,6 +168,29 @@ class Reading:
     async def recount(self, batch: Batch) -> dict[str, int]:
         """Count a batch's jobs by state, row by row: what the tallies must agree with."""
         return await self._database.read(partial(results.recount, batch_id=batch.id))
+
+    async def inspect(self) -> Inspection:
+        """Look at the database as a whole; on SQLite this reads all of it."""
+        return await self._database.read(inspect_database)
+
+    async def audit(self, batch: Batch) -> Audit | None:
+        """Count the rows of a batch in chunks, beside what is told of them; None where it is gone, or being purged."""
+        found, after = None, -1
+        while chunk := await self._database.read(partial(audit.read_chunk, batch_id=batch.id, after=after)):
+            found = found or Audit(chunk.told, chunk.size)
+            found.add(chunk)
+            if chunk.last is None:
+                return found
+            after = chunk.last
+        return None
+
+    async def strays(self) -> tuple[list[int], int]:
+        """Return the ids of batches that have jobs and do not exist, and how many jobs of the log do not."""
+        batch_ids = await self._database.read(audit.read_stray_batches)
+        count, after = 0, -1
+        while page := await self._database.read(partial(audit.read_stray_log, after=after)):
+            count, after = count + page[0], page[1]
+        return batch_ids, count
 
     async def finished_before(self, age_ms: int) -> list[Batch]:
         """Return the batches that have been finished for longer than `age_ms`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, cast, exists, func, select
+from sqlalchemy import BigInteger, ColumnElement, ScalarSelect, cast, func, null, select
 
 from batchq.database import Transaction
 from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, Usage
@@ -24,7 +24,9 @@ _RESULT_COLUMNS = (
         )
     ),
     LEADER.c.position.label("leader"),
+    read_through("payload"),
 )  # fmt: skip
+_WITHOUT_PROMPT = (*_RESULT_COLUMNS[:-1], null().label("payload"))
 
 
 _WEIGHT = cast(func.sum(1 + jobs.c.followers), BigInteger)
@@ -32,7 +34,7 @@ _WEIGHT = cast(func.sum(1 + jobs.c.followers), BigInteger)
 
 def results_statement(*, with_prompt: bool) -> AnySelect:
     """Return the SELECT of results; followers are read through their leaders."""
-    columns = (*_RESULT_COLUMNS, read_through("payload")) if with_prompt else _RESULT_COLUMNS
+    columns = _RESULT_COLUMNS if with_prompt else _WITHOUT_PROMPT
     return select(*columns).select_from(jobs).outerjoin(LEADER, LEADER.c.id == jobs.c.leader_id)
 
 
@@ -44,7 +46,7 @@ def read_results(
     if unique:
         statement = statement.where(jobs.c.leader_id.is_(None))
     rows = tx.connection.execute(statement.order_by(jobs.c.position).limit(limit))
-    return [result_of(row, with_prompt=with_prompt) for row in rows]
+    return [result_of(row) for row in rows]
 
 
 def read_job(tx: Transaction, batch_id: int, position: int) -> tuple[Result, list[Attempt]] | None:
@@ -59,7 +61,7 @@ def read_job(tx: Transaction, batch_id: int, position: int) -> tuple[Result, lis
     log = tx.connection.execute(
         select(attempts).where(attempts.c.job_id == row.runs_as).order_by(attempts.c.token)
     ).all()
-    return result_of(row, with_prompt=True), [_attempt(entry) for entry in log]
+    return result_of(row), [_attempt(entry) for entry in log]
 
 
 def is_finished(tx: Transaction, batch: Batch) -> bool:
@@ -70,9 +72,14 @@ def is_finished(tx: Transaction, batch: Batch) -> bool:
     complete = batch.sealed_at is not None or batch.state is BatchState.CANCELLED
     if not complete or batch.state is BatchState.PURGING:
         return False
-    live = select(exists().where(jobs.c.batch_id == batch.id, PENDING, CLAIMABLE)).scalar_subquery()
-    held = select(exists().where(jobs.c.batch_id == batch.id, INFLIGHT, CLAIMABLE)).scalar_subquery()
-    return not any(tx.connection.execute(select(live, held)).one())
+    live, held = (_first_time(batch.id, state) for state in (PENDING, INFLIGHT))
+    return all(time is None for time in tx.connection.execute(select(live, held)).one())
+
+
+def _first_time(batch_id: int, state: ColumnElement[bool]) -> ScalarSelect[int]:
+    # Not EXISTS: PostgreSQL reads all rows for that, where it believes that one of the first is such a row.
+    rows = select(jobs.c.claimable_at).where(jobs.c.batch_id == batch_id, state, CLAIMABLE)
+    return rows.order_by(jobs.c.claimable_at).limit(1).scalar_subquery()
 
 
 def read_progress(tx: Transaction, name: str) -> Progress | None:
@@ -149,31 +156,33 @@ def recount(tx: Transaction, batch_id: int) -> dict[str, int]:
     return {row.state: row.jobs for row in rows}
 
 
-def _usage(row: AnyRow) -> Usage:
-    return Usage(row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens)
-
-
-def result_of(row: AnyRow, *, with_prompt: bool) -> Result:
+def result_of(row: AnyRow) -> Result:
     """Build the value from a row of `results_statement`."""
+    # Unpacked: by name each column costs as much as building the whole value does.
+    (
+        position, custom_id, key, state, attempts, result, error, error_class, status, finish_reason, meta,
+        input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost, cost_source, response, finished_at,
+        leader, payload, *_others,
+    ) = row  # fmt: skip
     return Result(
-        position=row.position,
-        custom_id=row.custom_id,
-        key=row.key,
-        state=JobState(row.state),
-        attempts=row.attempts,
-        result=row.result,
-        error=row.error,
-        error_class=row.error_class,
-        finish_reason=row.finish_reason,
-        usage=_usage(row),
-        cost=row.cost,
-        meta=row.meta,
-        payload=row.payload if with_prompt else None,
-        cost_source=row.cost_source,
-        response=row.response,
-        status=row.status,
-        finished_at=row.finished_at,
-        leader=row.leader,
+        position,
+        custom_id,
+        key,
+        JobState(state),
+        attempts,
+        result,
+        error,
+        error_class,
+        finish_reason,
+        Usage(input_tokens, output_tokens, cached_tokens, reasoning_tokens),
+        cost,
+        meta,
+        payload,
+        cost_source,
+        response,
+        status,
+        finished_at,
+        leader,
     )
 
 
@@ -189,7 +198,7 @@ def _attempt(row: AnyRow) -> Attempt:
         error=row.error,
         error_class=row.error_class,
         status=row.status,
-        usage=_usage(row),
+        usage=Usage(row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens),
         cost=row.cost,
         cost_source=row.cost_source,
         late=row.late,

@@ -22,8 +22,8 @@ _KEEP_MS = 24 * 3_600_000
 def register(tx: Transaction, runner: RunnerIdentity) -> None:
     """Add a runner that starts, fold those that are gone, and let halted lanes probe."""
     beat(tx, runner, 0)
-    probe_now(tx)
     _take_over(tx, runner)
+    probe_now(tx)
     forgotten = runners.c.seen_at < tx.now - _KEEP_MS
     gone = select(runners.c.id).where(
         or_(
@@ -33,7 +33,7 @@ def register(tx: Transaction, runner: RunnerIdentity) -> None:
         )
     )
     statement = select(tallies.c.runner).distinct().where(tallies.c.runner != PRODUCER, tallies.c.runner.in_(gone))
-    for departed in tx.connection.execute(statement).scalars().all():
+    for departed in tx.connection.execute(statement.order_by(tallies.c.runner)).scalars().all():
         fold(tx, departed)
     tx.connection.execute(delete(runners).where(forgotten))
 
@@ -59,6 +59,7 @@ def beat(tx: Transaction, runner: RunnerIdentity, in_flight: int) -> int | None:
         "endpoints": runner.endpoints,
         "batch_ids": None if runner.batch_ids is None else json.dumps(sorted(runner.batch_ids)),
         "lease_ms": runner.lease_ms,
+        "version": runner.version,
         "started_at": tx.now,
         "seen_at": tx.now,
     }
@@ -113,6 +114,7 @@ def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
             live=row.seen_at + row.lease_ms >= tx.now,
             batch_ids=None if row.batch_ids is None else frozenset(json.loads(row.batch_ids)),
             pid_space=row.pid_space,
+            version=row.version,
         )
         for row in rows
     )

@@ -10,10 +10,10 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
-    CTE,
     BigInteger,
     Boolean,
     ColumnElement,
+    FromClause,
     Insert,
     Integer,
     Text,
@@ -33,10 +33,11 @@ from sqlalchemy.types import TypeEngine
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_rows, lock_order, writes_in_with
+from batchq.database.staging import StagedRows
 from batchq.jobs import ESTIMATE, Held, JobState
 from batchq.schema import attempts, jobs
 from batchq.settlement import Settlement
-from batchq.store.find import INFLIGHT, AnyRow, now_ms
+from batchq.store.find import AnyRow, now_ms
 from batchq.store.tally import Tally
 
 
@@ -103,7 +104,8 @@ def _reader(fields: dict[str, _Field]) -> Callable[[object], tuple[object, ...]]
 _always, _of_reason, _of_answer = _reader(_ALWAYS), _reader(_OF_REASON), _reader(_OF_ANSWER)
 _no_reason, _no_answer = (None,) * len(_OF_REASON), (None,) * len(_OF_ANSWER)
 
-ended_rows = json_rows("ended", {name: field.kind for name, field in _FIELDS.items()})
+ENDED = StagedRows("ended", {name: field.kind for name, field in _FIELDS.items()})
+ended_rows = ENDED.rows
 held_rows = json_rows("held", {"job_id": BigInteger(), "token": BigInteger()})
 
 
@@ -111,14 +113,17 @@ def _values(wanted: Callable[[_Field], bool]) -> dict[str, ColumnElement[Any]]:
     return {name: ended_rows.c[name] for name, field in _FIELDS.items() if wanted(field)}
 
 
-def holds(rows: CTE) -> ColumnElement[bool]:
+def holds(rows: FromClause) -> ColumnElement[bool]:
     """Return the guard: the row is still held by the very claim that ended.
 
     The token grows with every claim and never goes back; owner, attempt number or time would all let
     a stale claim through (tests/test_state_machine.py finds each). Time is left out on purpose: an
     answer whose lease ran out but whose job nobody re-claimed was paid for, and is accepted.
     """
-    return and_(jobs.c.id == rows.c.job_id, INFLIGHT, jobs.c.token == rows.c.token)
+    # Asked of both tables at once: statistics that say that hardly a row is in flight, as they do before a batch
+    # begins, would have PostgreSQL read all of `jobs` for each row.
+    inflight = case((rows.c.token.is_not(None), literal_column("'inflight'")))
+    return and_(jobs.c.id == rows.c.job_id, jobs.c.token == rows.c.token, jobs.c.state == inflight)
 
 
 def log_statement(guard: ColumnElement[bool]) -> Insert:
@@ -201,10 +206,11 @@ def _settle_and_log(log: Insert, settle: Update) -> Update:
     return settle.where(jobs.c.id == logged.c.job_id)
 
 
-def _settle(tx: Transaction, parameters: dict[str, object]) -> Sequence[AnyRow]:
+def _settle(tx: Transaction, settlements: Sequence[Settlement]) -> Sequence[AnyRow]:
     """Log and settle what is still held; return the rows that were."""
+    parameters = _stage(tx, settlements)
     if writes_in_with(tx):
-        return tx.connection.execute(_settle_and_log(LOG_ENDED, SETTLE), parameters).all()
+        return tx.connection.execute(ENDED.joined(tx, _settle_and_log(LOG_ENDED, SETTLE)), parameters).all()
     tx.connection.execute(LOG_ENDED, parameters)
     return tx.connection.execute(SETTLE, parameters).all()
 
@@ -235,8 +241,8 @@ def write_settlements(tx: Transaction, settlements: Sequence[Settlement], tally:
     """Settle what still holds its job, log the rest as late; return what was settled and how many were late."""
     if not settlements:
         return [], 0
-    rows = _settle(tx, _parameters(tx, settlements))
-    followers = {(row.id, row.token): row.followers for row in rows}
+    rows = _settle(tx, settlements)
+    followers = {(job_id, token): count for job_id, token, count in rows}
     settled, missed = [], []
     for item in settlements:
         claim = item.ended.claim
@@ -263,8 +269,8 @@ def renew(tx: Transaction, held: Sequence[Held], lease_ms: int) -> frozenset[int
 
 def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> int:
     """Keep what came too late, with its cost; skip what was settled before, or belongs to a purged job."""
-    rows = tx.connection.execute(_LOG_LATE, _parameters(tx, missed)).all()
-    logged = {(row.job_id, row.token) for row in rows}
+    rows = tx.connection.execute(ENDED.joined(tx, _LOG_LATE), _stage(tx, missed)).all()
+    logged = {(job_id, token) for job_id, token in rows}
     late = [item for item in missed if (item.ended.claim.job_id, item.ended.claim.token) in logged]
     for item in late:
         tally.count(item.ended.claim.batch.id, "late")
@@ -273,11 +279,11 @@ def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> in
     return len(logged)
 
 
-def _parameters(tx: Transaction, settlements: Sequence[Settlement]) -> dict[str, object]:
-    return {"ended": json.dumps([_row(item) for item in settlements]), "now": tx.now}
+def _stage(tx: Transaction, settlements: Sequence[Settlement]) -> dict[str, object]:
+    return {"now": tx.now, **ENDED.stage(tx, [_row(item) for item in settlements])}
 
 
-def _row(item: Settlement) -> list[object]:
+def _row(item: Settlement) -> tuple[object, ...]:
     row = [
         *_always(item),
         *(_no_reason if item.reason is None else _of_reason(item.reason)),
@@ -286,7 +292,7 @@ def _row(item: Settlement) -> list[object]:
     for index in _ESCAPED:
         if row[index] is not None:
             row[index] = _plain(str(row[index]))
-    return row
+    return tuple(row)
 
 
 def _plain(text: str) -> str:

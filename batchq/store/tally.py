@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from operator import itemgetter
 
 from sqlalchemy import BigInteger, cast, delete, func, select
 
@@ -53,7 +54,7 @@ class Tally:
         """Add the deltas to this writer's rows, and start with nothing changed again."""
         rows = [
             {"batch_id": batch_id, "runner": runner, **deltas}
-            for batch_id, deltas in self._batches.items()
+            for batch_id, deltas in sorted(self._batches.items())
             if any(deltas.values())
         ]
         if rows:
@@ -82,6 +83,6 @@ def fold(tx: Transaction, runner: str) -> None:
     """Add a departed runner's rows to the producers' and remove them, so that sums stay a few rows."""
     # Deleted first: of two that fold the same rows, one gets them.
     found = tx.connection.execute(delete(tallies).where(tallies.c.runner == runner).returning(*tallies.columns))
-    rows = [{**row, "runner": PRODUCER} for row in found.mappings().all()]
+    rows = sorted(({**row, "runner": PRODUCER} for row in found.mappings().all()), key=itemgetter("batch_id"))
     if rows:
         tx.connection.execute(upsert_adding(tallies, KEY), rows)

@@ -18,6 +18,7 @@ from batchq.api.workers import WorkerLike, named
 from batchq.config import load_settings
 from batchq.errors import CannotGoOn, TimedOutWaiting
 from batchq.executor import execute
+from batchq.installed import installed_version
 from batchq.jobs import DEFAULT_LEASE_MS, Batch, Claim, Ended, Failed, RunnerIdentity, Serving, Unfinished, Wants
 from batchq.outlook import Blocked, Finished, Waiting, weigh
 from batchq.settlement import settle
@@ -213,6 +214,7 @@ class _Drainer:
             lease_ms=DEFAULT_LEASE_MS,
             endpoints=json.dumps(self._answerers.urls),
             batch_ids=self._batch_ids,
+            version=installed_version(),
         )
 
 

@@ -52,10 +52,43 @@ def aiohttp_loop(base_url: str, tasks: int, calls: int, start_at: float) -> int:
     return calls
 
 
+def post_cpu_seconds(base_url: str, tasks: int, calls: int) -> float:
+    """Make `calls` calls with the SDK's `post` over aiohttp, which builds no typed objects; return their CPU time."""
+
+    async def main() -> float:
+        import httpx2
+        import openai
+
+        client = openai.AsyncOpenAI(
+            api_key="none", base_url=base_url, max_retries=0, http_client=openai.DefaultAioHttpClient()
+        )
+
+        async def call(text: str) -> object:
+            body = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
+            response = await client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+            return response.json()
+
+        async with client:
+            await _warm_up(call, tasks)
+            began = time.process_time()
+            await _share(call, tasks, calls)
+            return time.process_time() - began
+
+    return run_event_loop(main)
+
+
 async def _share_out(call: Call, tasks: int, calls: int, start_at: float) -> None:
     """Warm up, wait until `start_at` (seconds since the epoch), then let the tasks share the calls."""
-    await asyncio.gather(*(call(f"{WARM_UP} {number}") for number in range(tasks)))
+    await _warm_up(call, tasks)
     await asyncio.sleep(start_at - time.time())
+    await _share(call, tasks, calls)
+
+
+async def _warm_up(call: Call, tasks: int) -> None:
+    await asyncio.gather(*(call(f"{WARM_UP} {number}") for number in range(tasks)))
+
+
+async def _share(call: Call, tasks: int, calls: int) -> None:
     texts = prompts(calls)
 
     async def task() -> None:

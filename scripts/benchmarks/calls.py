@@ -9,13 +9,20 @@ paused batch until then.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from scripts.benchmarks.bare import aiohttp_loop, sdk_loop
-from scripts.benchmarks.processes import child
+from batchq.discovery import find_worker
+from batchq.log import set_up_logging
+from batchq.process import run_event_loop, run_until_signalled
+from batchq.runner import Runner, RunnerOptions
+from batchq.store import open_store
+from batchq.worker import Endpoint
+from scripts.benchmarks.bare import aiohttp_loop, post_cpu_seconds, sdk_loop
+from scripts.benchmarks.processes import child, in_child
 from scripts.benchmarks.queues import ask, make_queue, prompts, resume, wait_until_empty, workers
 from scripts.benchmarks.sizes import Plan, interleaved
 from scripts.benchmarks.table import Row
@@ -41,6 +48,47 @@ def measure_zero_latency(plan: Plan) -> list[Row]:
     ours, theirs = (max(rates) for rates in found)
     note = f"{ours:,.0f} calls/s against {theirs:,.0f} (default client and loop); best of {sizes.rounds}"
     return [Row("calls/s at zero latency, 64 slots, against the bare OpenAI SDK", ours / theirs, 2, note)]
+
+
+def measure_cpu(plan: Plan) -> list[Row]:
+    """CPU per call at zero latency, 64 slots, against 64 tasks of a bare loop over the SDK's `client.post`.
+
+    batchq: all threads of a worker process, claims and commits included. Both from when the same number of slow
+    calls has been made, which leaves out imports.
+    """
+    sizes = plan.sizes
+    with _provider(0) as provider:
+        found = interleaved(
+            sizes.rounds,
+            partial(_batchq_cpu, plan, provider, sizes.fast_calls),
+            partial(in_child, post_cpu_seconds, provider.base_url, SLOTS, sizes.fast_calls),
+        )
+    ours, theirs = (min(seconds) / sizes.fast_calls * 1e6 for seconds in found)
+    note = f"{ours:,.0f} us against {theirs:,.0f}; best of {sizes.rounds}"
+    return [
+        Row("CPU per call, 64 slots, against a bare loop over `client.post`", ours / theirs, 1.6, note, at_most=True)
+    ]
+
+
+def worker_cpu_seconds(warm_up: str, queue: str, base_url: str) -> float:
+    """Run the jobs of two queues, one after the other, as `batchq worker` does; return the CPU time of the second."""
+    set_up_logging("error")
+    return run_event_loop(partial(_run_both, warm_up, queue, base_url))
+
+
+async def _run_both(warm_up: str, queue: str, base_url: str) -> float:
+    await _run_all(warm_up, base_url)
+    began = time.process_time()
+    await _run_all(queue, base_url)
+    return time.process_time() - began
+
+
+async def _run_all(queue: str, base_url: str) -> None:
+    worker, endpoint = find_worker("openrouter"), Endpoint("default", base_url)
+    async with await open_store(queue) as store:
+        options = RunnerOptions(SLOTS, until_empty=True)
+        runner = Runner(store, {worker.name: worker}, {endpoint.name: endpoint}, options)
+        await run_until_signalled(runner, partial(print, file=sys.stderr))
 
 
 def measure_latency(plan: Plan) -> list[Row]:
@@ -102,6 +150,18 @@ def _batchq(plan: Plan, provider: Provider, calls: int, processes: int, slots: i
         resume(queue, "main")
         wait_until_empty(queue, "main", started)
         return _rate(provider, calls)
+
+
+def _batchq_cpu(plan: Plan, provider: Provider, calls: int) -> float:
+    """Return the CPU time that one worker process spends on so many calls."""
+    warm_up, queue = plan.directory / "warm-up.db", plan.directory / "queue.db"
+    make_queue(warm_up, "openrouter", {"main": (f"{WARM_UP} {number}" for number in range(SLOTS))})
+    make_queue(queue, "openrouter", {"main": prompts(calls)})
+    provider.reset()
+    seconds = in_child(worker_cpu_seconds, str(warm_up), str(queue), provider.base_url)
+    if provider.ledger()["calls"] != SLOTS + calls:
+        raise RuntimeError("not every prompt was asked once: nothing was measured")
+    return seconds
 
 
 def _bare(loop: Loop, provider: Provider, calls: int, processes: int, slots: int) -> float:

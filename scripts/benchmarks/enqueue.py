@@ -14,53 +14,55 @@ from batchq.jobs import NewBatch
 from batchq.producer import enqueue
 from batchq.store import open_store
 from batchq.survey import survey_input
+from scripts.benchmarks.places import POSTGRESQL, SQLITE, Home, PostgresPlace
 from scripts.benchmarks.processes import in_child
-from scripts.benchmarks.queues import CHUNK, MODEL, copy_queue, make_queue, prompts
+from scripts.benchmarks.queues import CHUNK, MODEL, make_queue, prompts
 from scripts.benchmarks.sizes import Plan, interleaved
 from scripts.benchmarks.table import Row
 
-_INSERT = (
-    "INSERT INTO jobs (batch_id, position, custom_id, key, payload, state, claimable_at, created_at)"
-    " VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)"
-)
+_WRITTEN = "batch_id, position, custom_id, key, payload, state, claimable_at, created_at"
+_SELECT = f"SELECT {_WRITTEN} FROM jobs ORDER BY position"
+_INSERT = f"INSERT INTO jobs ({_WRITTEN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def measure(plan: Plan) -> list[Row]:
-    """Rows/s of an enqueue, end to end, against a bare `sqlite3.executemany` of the same rows.
+    """Rows/s of an enqueue, end to end, against the quickest bare way into the same tables and indexes.
 
     batchq: both passes over a JSONL file of short prompts (validate; read, hash, write), in a fresh
-    process, without its start. Baseline: the rows as batchq wrote them, in memory beforehand, into the
-    same tables with their indexes; 2,000 rows per commit, WAL, FULL.
+    process, without its start. Baselines: the rows as batchq wrote them, in memory beforehand. On SQLite
+    `executemany`, 2,000 rows per commit, WAL, FULL; on PostgreSQL one COPY of all of them.
     """
-    sizes, directory = plan.sizes, plan.directory
-    source, empty, queue = directory / "main.jsonl", directory / "empty.db", directory / "queue.db"
-    bare, filled = directory / "bare.db", directory / "filled.db"
+    source = plan.directory / "main.jsonl"
     with source.open("w") as file:
-        file.writelines(json.dumps({"prompt": text}) + "\n" for text in prompts(sizes.enqueue_rows))
+        file.writelines(json.dumps({"prompt": text}) + "\n" for text in prompts(plan.sizes.enqueue_rows))
+    return [_measure(plan, home, source) for home in plan.homes]
+
+
+def _measure(plan: Plan, home: Home, source: Path) -> Row:
+    sizes, (empty, queue, bare) = plan.sizes, (home.place(name) for name in ("empty", "queue", "bare"))
+    what, seconds = {SQLITE: ("executemany", executemany_seconds), POSTGRESQL: ("COPY", copy_seconds)}[home.database]
     make_queue(empty, "echo", {"main": ()})
 
     def ours() -> float:
-        queue.unlink(missing_ok=True)
-        seconds = in_child(enqueue_seconds, str(source), str(queue))
-        copy_queue(queue, filled)
-        return sizes.enqueue_rows / seconds
+        queue.clear()
+        return sizes.enqueue_rows / in_child(enqueue_seconds, str(source), queue.location)
 
     def theirs() -> float:
-        copy_queue(empty, bare)
-        return sizes.enqueue_rows / in_child(executemany_seconds, str(filled), str(bare))
+        bare.copy(empty)
+        return sizes.enqueue_rows / in_child(seconds, queue.location, bare.location)
 
     rate, bare_rate = (max(found) for found in interleaved(sizes.rounds, ours, theirs))
     note = f"{rate:,.0f} rows/s against {bare_rate:,.0f}, {sizes.enqueue_rows:,} rows; best of {sizes.rounds}"
-    return [Row("enqueue rows/s against bare executemany", rate / bare_rate, 0.3, note)]
+    return Row(f"{home.database}: enqueue rows/s against a bare {what}", rate / bare_rate, 0.3, note)
 
 
-def enqueue_seconds(source: str, path: str) -> float:
+def enqueue_seconds(source: str, location: str) -> float:
     """Enqueue a file into a new queue and return how long that took."""
     began = time.perf_counter()
     with survey_input(Path(source), ReadOptions()) as survey:
 
         async def main() -> None:
-            async with await open_store(path, create=True) as store:
+            async with await open_store(location, create=True) as store:
                 await enqueue(store, survey, NewBatch("main", "echo", model=MODEL))
 
         asyncio.run(main())
@@ -69,9 +71,8 @@ def enqueue_seconds(source: str, path: str) -> float:
 
 def executemany_seconds(filled: str, path: str) -> float:
     """Insert the rows of a filled queue into an empty one, and return how long the writing took."""
-    columns = "batch_id, position, custom_id, key, payload, claimable_at, created_at"
     with closing(sqlite3.connect(filled)) as connection:
-        rows = connection.execute(f"SELECT {columns} FROM jobs ORDER BY position").fetchall()
+        rows = connection.execute(_SELECT).fetchall()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA fullfsync=ON")
@@ -80,4 +81,16 @@ def executemany_seconds(filled: str, path: str) -> float:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(_INSERT, rows[start : start + CHUNK])
             connection.execute("COMMIT")
+        return time.perf_counter() - began
+
+
+def copy_seconds(filled: str, url: str) -> float:
+    """Copy the rows of a filled queue into an empty one, and return how long the writing took."""
+    with PostgresPlace.at(filled).connect() as connection:
+        rows = connection.execute(_SELECT.encode()).fetchall()
+    with PostgresPlace.at(url).connect() as connection:
+        began = time.perf_counter()
+        with connection.cursor().copy(f"COPY jobs ({_WRITTEN}) FROM STDIN".encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
         return time.perf_counter() - began

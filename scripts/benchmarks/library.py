@@ -22,12 +22,12 @@ from typing import Any
 from batchq import prompt_map
 from batchq.collecting import Output, collect
 from batchq.store import open_store
+from scripts.benchmarks.filling import fill
 from scripts.benchmarks.memory import LIMIT_MB, peak_bytes
 from scripts.benchmarks.processes import in_child
 from scripts.benchmarks.queues import make_queue, prompts
-from scripts.benchmarks.scale import fill
 from scripts.benchmarks.sizes import Plan, interleaved
-from scripts.benchmarks.table import Row
+from scripts.benchmarks.table import Row, count
 
 SLOTS = 64
 # Rows that are returned are all held in memory at once.
@@ -57,7 +57,7 @@ class _Run:
         """Say how fast it was, where the time went, and how much memory it took."""
         shown = " + ".join(f"{seconds:.1f} s {part}" for part, seconds in self.parts.items())
         parts = f" ({shown})" if len(self.parts) > 1 else ""
-        return f"{_count(self.jobs)}: {self.rate:,.0f} {unit}/s{parts}, {self.peak_mb:.0f} MB"
+        return f"{count(self.jobs)}: {self.rate:,.0f} {unit}/s{parts}, {self.peak_mb:.0f} MB"
 
 
 def measure(plan: Plan) -> list[Row]:
@@ -215,19 +215,15 @@ def _run_of(jobs: int, found: tuple[dict[str, float], int]) -> _Run:
 
 def _peak_row(name: str, runs: list[_Run], unit: str) -> Row:
     worst = max(runs, key=lambda run: run.peak_mb)
-    note = f"{', '.join(f'{run.peak_mb:.0f} MB for {_count(run.jobs)}' for run in runs)} {unit}"
+    note = f"{', '.join(f'{run.peak_mb:.0f} MB for {count(run.jobs)}' for run in runs)} {unit}"
     return Row(f"{name}: peak memory, relative to {LIMIT_MB} MB", worst.peak_mb / LIMIT_MB, 1, note, at_most=True)
 
 
 def _growth_row(name: str, runs: list[_Run], unit: str) -> Row:
     small, large = runs[0], runs[-1]
-    title = f"{name} of {_count(large.jobs)} against {_count(small.jobs)}"
+    title = f"{name} of {count(large.jobs)} against {count(small.jobs)}"
     return Row(title, large.rate / small.rate, 0.8, _told(runs, unit))
 
 
 def _told(runs: list[_Run], unit: str = "jobs") -> str:
     return "; ".join(run.told(unit) for run in runs)
-
-
-def _count(jobs: int) -> str:
-    return f"{jobs // 1_000_000} M" if jobs >= 1_000_000 else f"{jobs // 1_000} k"

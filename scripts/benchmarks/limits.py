@@ -22,22 +22,20 @@ from tests.fake_provider import running_provider
 
 LATENCY = 0.05
 MINUTE_RPM, MINUTE_BURST = 600, 2  # the burst that batchq takes where none is configured
-NO_BAR = "no bar in the issue"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A limiter, what is sent through it by whom, and how much of the ideal time that may take."""
+    """A limiter, what is sent through it by whom, and how much of the ideal time that may take, if anybody says."""
 
     jobs: int
-    required: float
+    required: float | None
     processes: int = 1
     slots: int = 16
     rate: float = 20
     burst: float = 5
     retry_after: float | None = 1
     rpm: float | None = None
-    judged: bool = True
 
     @property
     def ideal(self) -> float:
@@ -83,15 +81,15 @@ def _cases(plan: Plan) -> Iterator[Case]:
     if not sizes.further_limiters:
         return
     yield Case(100, 1.1, processes=4, slots=4, rpm=1200)
-    yield Case(100, 3, burst=1, judged=False)
-    yield Case(300, 3, burst=100, judged=False)
-    yield Case(20, 3, rate=2, burst=2, judged=False)
-    yield Case(4_000, 3, slots=64, rate=500, judged=False)
-    yield Case(4_000, 3, processes=4, slots=16, rate=500, judged=False)
-    yield Case(100, 3, retry_after=None, judged=False)
-    yield Case(600, 3, retry_after=None, judged=False)
-    yield Case(4_000, 3, slots=64, rate=500, retry_after=None, judged=False)
-    yield Case(20, 3, rate=2, burst=2, retry_after=None, judged=False)
+    yield Case(100, None, burst=1)
+    yield Case(300, None, burst=100)
+    yield Case(20, None, rate=2, burst=2)
+    yield Case(4_000, None, slots=64, rate=500)
+    yield Case(4_000, None, processes=4, slots=16, rate=500)
+    yield Case(100, None, retry_after=None)
+    yield Case(600, None, retry_after=None)
+    yield Case(4_000, None, slots=64, rate=500, retry_after=None)
+    yield Case(20, None, rate=2, burst=2, retry_after=None)
 
 
 def _measure_case(plan: Plan, case: Case) -> Row:
@@ -101,8 +99,6 @@ def _measure_case(plan: Plan, case: Case) -> Row:
     note = f"{seen.seconds:.2f} s against {case.ideal:.2f}; {wasted} wasted 429s; at most {most} calls in a second"
     if seen.learned is not None:
         note += f"; learned {seen.learned:.1f}/s"
-    if not case.judged:
-        note += f"; {NO_BAR}"
     return Row(case.name, seen.seconds / case.ideal, case.required, note, at_most=True)
 
 

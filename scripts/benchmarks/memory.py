@@ -7,7 +7,9 @@ import re
 import resource
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from scripts.benchmarks.places import Home, Place
 from scripts.benchmarks.processes import ROOT, run
 from scripts.benchmarks.queues import MODEL, prompts
 from scripts.benchmarks.sizes import Plan
@@ -25,11 +27,15 @@ def measure(plan: Plan) -> list[Row]:
     command's peak for the larger batch relative to 150 MB; then the peaks of larger against smaller, of
     the command where that is worst.
     """
+    return [row for home in plan.homes for row in _measure(plan, home)]
+
+
+def _measure(plan: Plan, home: Home) -> list[Row]:
     sizes = (plan.sizes.small_batch, plan.sizes.large_batch)
-    small, large = (_peaks(plan.directory / str(jobs), jobs) for jobs in sizes)
+    small, large = (_peaks(plan.directory, home.place(f"jobs_{jobs}"), jobs) for jobs in sizes)
     rows = [
         Row(
-            f"peak memory of {command}, relative to {LIMIT_MB} MB",
+            f"{home.database}: peak memory of {command}, relative to {LIMIT_MB} MB",
             large[command] / LIMIT_MB,
             1,
             f"{large[command]:.0f} MB for {sizes[1]:,} jobs, {small[command]:.0f} MB for {sizes[0]:,}",
@@ -40,21 +46,24 @@ def measure(plan: Plan) -> list[Row]:
     growth = {command: large[command] / small[command] for command in COMMANDS}
     worst = max(growth, key=lambda command: growth[command])
     note = f"{worst}, of {', '.join(f'{command} {growth[command]:.2f} ×' for command in COMMANDS)}"
-    name = f"peak memory of {sizes[1]:,} jobs against {sizes[0]:,}"
+    name = f"{home.database}: peak memory of {sizes[1]:,} jobs against {sizes[0]:,}"
     return [*rows, Row(name, growth[worst], 1.2, note, at_most=True)]
 
 
-def _peaks(directory: Path, jobs: int) -> dict[str, float]:
-    directory.mkdir()
-    source, queue = directory / "main.jsonl", f"--db={directory / 'queue.db'}"
-    with source.open("w") as file:
-        file.writelines(json.dumps({"prompt": text}) + "\n" for text in prompts(jobs))
-    arguments = {
-        "enqueue": [str(source), "--worker=echo", f"--model={MODEL}", queue],
-        "worker": ["--until-empty", f"--concurrency={SLOTS}", "--log-level=error", queue],
-        "collect": ["main", f"--out={directory / 'out.jsonl'}", queue],
-    }
-    return {command: _peak(directory / command, command, *arguments[command]) for command in COMMANDS}
+def _peaks(parent: Path, place: Place, jobs: int) -> dict[str, float]:
+    place.clear()
+    queue = f"--db={place.location}"
+    with TemporaryDirectory(dir=parent) as name:
+        directory = Path(name)
+        source = directory / "main.jsonl"
+        with source.open("w") as file:
+            file.writelines(json.dumps({"prompt": text}) + "\n" for text in prompts(jobs))
+        arguments = {
+            "enqueue": [str(source), "--worker=echo", f"--model={MODEL}", queue],
+            "worker": ["--until-empty", f"--concurrency={SLOTS}", "--log-level=error", queue],
+            "collect": ["main", f"--out={directory / 'out.jsonl'}", queue],
+        }
+        return {command: _peak(directory / command, command, *arguments[command]) for command in COMMANDS}
 
 
 def _peak(report: Path, *arguments: str) -> float:

@@ -1,82 +1,149 @@
-"""Whether a claim takes longer the more rows there are."""
+"""Whether a claim, a look at the status, and the first row of the results take longer the more rows there are."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import statistics
+import subprocess
 import time
-from contextlib import closing
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 from sqlalchemy import Connection, Engine, event
 
-from batchq.config import OPENROUTER_URL
-from batchq.jobs import DEFAULT_LEASE_MS, RunnerIdentity, Serving, Wants
-from batchq.store import ExchangeRequest, open_store
-from scripts.benchmarks.processes import in_child
+from batchq.cli.status import read_status
+from batchq.collecting import whole_results
+from batchq.store import Store, open_store
+from scripts.benchmarks.filling import fill
+from scripts.benchmarks.places import Home
+from scripts.benchmarks.processes import BATCHQ, in_child, running
 from scripts.benchmarks.queues import make_queue
-from scripts.benchmarks.sizes import Plan
-from scripts.benchmarks.table import Row
+from scripts.benchmarks.single_steps import claim_request
+from scripts.benchmarks.sizes import Plan, Sizes, interleaved
+from scripts.benchmarks.table import Row, count
 
 CLAIM = 16
-CHUNK = 100_000
-_FILL = """
-    INSERT INTO jobs (batch_id, position, key, payload, state, claimable_at, token, attempts, claimed_by,
-                      claimed_at, result, created_at, finished_at)
-    WITH RECURSIVE numbers(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < :end)
-    SELECT 1, n, printf('%032x', n), json_quote('What is the capital of country number ' || n || '?'), :state,
-           :now, :final, :final, iif(:final, 'bench', NULL), iif(:final, :now, NULL),
-           iif(:final, json_quote('The capital of country number ' || n), NULL), :now, iif(:final, :now, NULL)
-    FROM numbers
-"""
+# Before psycopg prepares a statement, and before the server has made up its mind about a plan for it.
+WARM_UP = 12
+STATUS_MS = 100
 
 
 def measure(plan: Plan) -> list[Row]:
-    """Time of a `store.exchange` that claims 16 jobs, in a full queue relative to a nearly empty one.
+    """Times in queues with more and more finished rows, the largest with many waiting ones, against the smallest.
 
-    Two files open in one process, claimed from in turn, medians. The ratio is of the time up to COMMIT,
-    which has all that batchq and SQLite do to find and take the rows; that of the whole exchange, with
-    the write to the disk, is in the note.
+    All queues of a database are open in one process and looked at in turn; medians. A claim is a
+    `store.exchange` that takes 16 jobs, up to COMMIT: all that batchq and the database do to find and take
+    the rows; the write to the disk is in the note. `status` is all that the command reads; `collect` reads
+    what it does before the first row, and that row. Whole commands, with their start, are in the notes.
     """
-    sizes = plan.sizes
-    few = (sizes.claims + 2) * CLAIM
-    empty, full = plan.directory / "empty.db", plan.directory / "full.db"
-    for path, finished, waiting in ((empty, 0, few), (full, sizes.finished_rows, sizes.waiting_rows)):
-        make_queue(path, "echo", {"main": ()})
-        in_child(fill, str(path), finished, waiting)
-    small, large = in_child(claim_times, [str(empty), str(full)], sizes.claims)
+    return [row for home in plan.homes for row in _measure(plan.sizes, home)]
+
+
+def _measure(sizes: Sizes, home: Home) -> list[Row]:
+    few = (sizes.claims + WARM_UP + 1) * CLAIM
+    waiting = [*(few for _ in sizes.ladder[1:]), max(few, sizes.waiting_rows)]
+    locations = []
+    for finished, left in zip(sizes.ladder, waiting, strict=True):
+        place = home.place(f"rows_{finished}")
+        make_queue(place, "echo", {"main": ()})
+        in_child(fill, place.location, finished, left)
+        locations.append(place.location)
+    looks = in_child(look_times, locations, sizes.claims)
+    claims = in_child(claim_times, locations, sizes.claims)
+    rows = f"{count(sizes.ladder[-1])} finished + {count(waiting[-1])} waiting rows"
+    return [
+        _claim_row(home, sizes, claims, rows),
+        *_look_rows(home, sizes, "status", looks, rows, _commands(["status"], locations, sizes)),
+        *_look_rows(home, sizes, "collect", looks, rows, _commands(["collect", "main", "--no-wait"], locations, sizes)),
+    ]
+
+
+def _claim_row(home: Home, sizes: Sizes, found: dict[str, list[float]], rows: str) -> Row:
+    times, whole = found["to commit"], found["whole"]
     note = (
-        f"{large[0]:.2f} ms against {small[0]:.2f} with {few:,} waiting rows; with COMMIT {large[1]:.2f}"
-        f" against {small[1]:.2f} ({large[1] / small[1]:.2f} ×); median of {sizes.claims}"
+        f"{_ladder(sizes, times)}; with COMMIT {whole[-1]:.2f} against {whole[0]:.2f} ms"
+        f" ({whole[-1] / whole[0]:.2f} ×); median of {sizes.claims}"
     )
-    name = f"claim of {CLAIM} with {_count(sizes.finished_rows)} finished + {_count(sizes.waiting_rows)} waiting rows"
-    return [Row(f"{name}, relative to an empty queue", large[0] / small[0], 1.5, note, at_most=True)]
+    name = f"{home.database}: claim of {CLAIM} with {rows}, against {count(sizes.ladder[0])}"
+    return Row(name, times[-1] / times[0], 1.5, note, at_most=True)
 
 
-def fill(path: str, finished: int, waiting: int) -> int:
-    """Write jobs of batch 1 straight into the file: first finished, then waiting ones."""
-    now = round(time.time() * 1000)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA synchronous=OFF")
-        for state, first, end in (("done", 0, finished), ("pending", finished, finished + waiting)):
-            for start in range(first, end, CHUNK):
-                values = {"first": start, "end": min(start + CHUNK, end), "now": now}
-                connection.execute(_FILL, values | {"state": state, "final": int(state == "done")})
-        connection.execute("UPDATE batches SET size = ?", (finished + waiting,))
-        # Everything to the disk now, or the claims would wait for what is left in the system's buffers.
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("UPDATE batches SET size = size")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return finished + waiting
+def _look_rows(
+    home: Home, sizes: Sizes, what: str, found: dict[str, list[float]], rows: str, commands: list[float]
+) -> list[Row]:
+    times, title = found[what], {"status": "status", "collect": "collect's first row"}[what]
+    note = f"{_ladder(sizes, times)}; the whole command {commands[-1]:.0f} against {commands[0]:.0f} ms"
+    flat = Row(
+        f"{home.database}: {title} with {rows}, against {count(sizes.ladder[0])}",
+        times[-1] / times[0], 1.5, f"{note}; median of {sizes.claims}", at_most=True,
+    )  # fmt: skip
+    if what != "status":
+        return [flat]
+    name = f"{home.database}: {title} with {rows}, relative to {STATUS_MS} ms"
+    return [flat, Row(name, max(times) / STATUS_MS, 1, f"{max(times):.1f} ms", at_most=True)]
 
 
-def claim_times(paths: list[str], claims: int) -> list[tuple[float, float]]:
+def _ladder(sizes: Sizes, times: list[float]) -> str:
+    return ", ".join(f"{time:.2f} ms at {count(rows)}" for rows, time in zip(sizes.ladder, times, strict=True))
+
+
+def _commands(command: list[str], locations: list[str], sizes: Sizes) -> list[float]:
+    found = interleaved(sizes.commands, *(partial(_first_line_ms, command, location) for location in locations))
+    return [statistics.median(times) for times in found]
+
+
+def _first_line_ms(command: list[str], location: str) -> float:
+    """Return how long a command takes to print its first line."""
+    began = time.perf_counter()
+    with running([BATCHQ, *command, f"--db={location}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise RuntimeError(f"{' '.join(command)} printed nothing: nothing was measured")
+        return (time.perf_counter() - began) * 1000
+
+
+def look_times(locations: list[str], looks: int) -> dict[str, list[float]]:
+    """Return the median milliseconds of `status` and of `collect`'s first row in each queue."""
+    watches: dict[str, Callable[[Store], Awaitable[object]]] = {"status": _status, "collect": _first_row}
+    return {what: asyncio.run(_look_times(locations, looks, look)) for what, look in watches.items()}
+
+
+async def _look_times(locations: list[str], looks: int, look: Callable[[Store], Awaitable[object]]) -> list[float]:
+    stores = [await open_store(location) for location in locations]
+    found: list[list[float]] = [[] for _ in stores]
+    for _ in range(looks + WARM_UP):
+        for store, times in zip(stores, found, strict=True):
+            began = time.perf_counter()
+            await look(store)
+            times.append((time.perf_counter() - began) * 1000)
+    for store in stores:
+        await store.close()
+    return [statistics.median(times[WARM_UP:]) for times in found]
+
+
+async def _status(store: Store) -> object:
+    return await read_status(store, None)
+
+
+async def _first_row(store: Store) -> object:
+    batch = (await store.progress("main")).batch
+    await store.has_custom_ids(batch)
+    async with aclosing(whole_results(store, batch)) as results:
+        return await anext(results)
+
+
+def claim_times(locations: list[str], claims: int) -> dict[str, list[float]]:
     """Return for each queue the median milliseconds of a claim, up to COMMIT and with it."""
     watch = _CommitWatch()
     event.listen(Engine, "commit", watch.note)
-    return asyncio.run(_claim_times([Path(path) for path in paths], claims, watch))
+    event.listen(Engine, "before_cursor_execute", watch.note_statement)
+    found = asyncio.run(_claim_times(locations, claims, watch))
+    return {
+        "to commit": [statistics.median(times.to_commit[WARM_UP:]) for times in found],
+        "whole": [statistics.median(times.whole[WARM_UP:]) for times in found],
+    }
 
 
 @dataclass(slots=True)
@@ -88,41 +155,30 @@ class _CommitWatch:
     def note(self, _connection: Connection) -> None:
         self.at = time.perf_counter()
 
+    def note_statement(self, connection: Connection, _cursor: object, statement: str, *_others: object) -> None:
+        if statement == "COMMIT":
+            self.note(connection)
+
 
 @dataclass(slots=True)
 class _Times:
     to_commit: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
 
-    @property
-    def medians(self) -> tuple[float, float]:
-        return statistics.median(self.to_commit) * 1000, statistics.median(self.whole) * 1000
 
-
-async def _claim_times(paths: list[Path], claims: int, watch: _CommitWatch) -> list[tuple[float, float]]:
-    request = _request()
-    stores = [await open_store(str(path)) for path in paths]
-    times = [_Times() for _ in stores]
-    for number in range(claims + 1):
-        for store, found in zip(stores, times, strict=True):
+async def _claim_times(locations: list[str], claims: int, watch: _CommitWatch) -> list[_Times]:
+    request = claim_request("echo", CLAIM)
+    stores = [await open_store(location) for location in locations]
+    found = [_Times() for _ in stores]
+    for _ in range(claims + WARM_UP):
+        for store, times in zip(stores, found, strict=True):
             began = time.perf_counter()
             reply = await store.exchange(request)
             ended = time.perf_counter()
             if len(reply.claims) != CLAIM:
                 raise RuntimeError(f"claimed {len(reply.claims)} jobs instead of {CLAIM}: nothing was measured")
-            if number:  # the first one of each compiles the statements
-                found.to_commit.append(watch.at - began)
-                found.whole.append(ended - began)
+            times.to_commit.append((watch.at - began) * 1000)
+            times.whole.append((ended - began) * 1000)
     for store in stores:
         await store.close()
-    return [found.medians for found in times]
-
-
-def _request() -> ExchangeRequest:
-    serving = Serving("echo", "default", OPENROUTER_URL, opened=True)
-    runner = RunnerIdentity("bench", "localhost", 1, CLAIM, "echo", DEFAULT_LEASE_MS)
-    return ExchangeRequest(runner, (), (), Wants(CLAIM, (serving,)))
-
-
-def _count(rows: int) -> str:
-    return f"{rows // 1_000_000} M" if rows >= 1_000_000 else f"{rows // 1_000} k"
+    return found

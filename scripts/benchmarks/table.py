@@ -11,27 +11,32 @@ NOTE_WIDTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured ratio. `note` has the absolute figures; `at_most` marks a ratio that should be small."""
+    """One measured ratio, or what else `unit` says. `note` has the absolute figures; `at_most`: it should be small.
+
+    Nothing is `required` of some, which are there to be seen.
+    """
 
     name: str
     measured: float
-    required: float
+    required: float | None
     note: str
     at_most: bool = False
+    unit: str = "×"
 
     @property
     def ok(self) -> bool:
+        if self.required is None:
+            return True
         return self.measured <= self.required if self.at_most else self.measured >= self.required
 
     @property
     def cells(self) -> tuple[str, ...]:
+        measured = f"{_number(self.measured)} {self.unit}"
+        if self.required is None:
+            return self.name, measured, "", ""
         sign = "≤" if self.at_most else "≥"
-        return (
-            self.name,
-            f"{_number(self.measured)} ×",
-            f"{sign} {_number(self.required)} ×",
-            "ok" if self.ok else "short",
-        )
+        required = f"{sign} {_number(self.required)} {self.unit}"
+        return self.name, measured, required, "ok" if self.ok else "short"
 
 
 HEADER = ("what", "measured", "required", "")
@@ -52,6 +57,11 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| what | measured | required | | figures |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join((*row.cells, row.note))} |" for row in rows]
     return "\n".join(lines)
+
+
+def count(rows: int) -> str:
+    """Return a number of rows as people say it."""
+    return f"{rows // 1_000_000} M" if rows >= 1_000_000 else f"{rows // 1_000} k" if rows >= 1_000 else str(rows)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

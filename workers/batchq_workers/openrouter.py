@@ -1,10 +1,10 @@
 """Any OpenAI-compatible endpoint through the OpenAI SDK; OpenRouter by default.
 
 The SDK configures the client once: base URL, authentication, headers, the aiohttp transport, which holds
-up with hundreds of calls in flight. Each call is then sent on the SDK's own HTTP client with those
-headers, past the SDK's per-call request building and its typed objects: 0.35 ms of CPU per call against
-0.75 for `client.post(cast_to=httpx2.Response)` and 2.8 for `chat.completions.create` (measured side by
-side by scripts/bench). Retries are the queue's, which remembers them; the SDK makes none.
+up with hundreds of calls in flight. Each call is then sent on the connections of that client with those
+headers (see `sending`), past the SDK's per-call request building and its typed objects, which is where
+`client.post(cast_to=httpx2.Response)` spends most of its CPU (scripts/bench measures both). Retries are
+the queue's, which remembers them; the SDK makes none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, overload
 from batchq.worker import Answer, Endpoint, Json, Plugin, Prices, Request, is_openrouter
 from batchq_workers.classify import Steer, classify
 from batchq_workers.endpoint_client import check_endpoint, new_client, new_http_client, redacted
-from batchq_workers.unreached import not_http, unreached
+from batchq_workers.sending import Send, sender
 
 if TYPE_CHECKING:
     import httpx2
@@ -43,28 +43,21 @@ plugin = Plugin(open_openrouter, needs_model=True, check=check_endpoint)
 def _caller(
     client: openai.AsyncOpenAI, http_client: httpx2.AsyncClient, endpoint: Endpoint
 ) -> Callable[[Request], Awaitable[Json | Answer]]:
-    import aiohttp
-    import httpx2
-
     # The key is in auth_headers only; the SDK adds it where it builds a request.
     told = {**client.default_headers, **client.auth_headers}
-    headers = httpx2.Headers({name: value for name, value in told.items() if isinstance(value, str)})
-    urls: dict[str, httpx2.URL] = {}
+    headers = {name: value for name, value in told.items() if isinstance(value, str)}
+    base_url = str(client.base_url).rstrip("/")
+    senders: dict[str, Send] = {}
     encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
     prices = Prices(endpoint.base_url, endpoint.prices)
 
+    def sender_to(url: str) -> Send:
+        return senders.setdefault(url, sender(http_client, f"{base_url}{path_of(url)}", headers, CONNECT_SECONDS))
+
     async def call(request: Request) -> Json | Answer:
-        url = urls.get(request.url) or urls.setdefault(
-            request.url, httpx2.URL(f"{str(client.base_url).rstrip('/')}{path_of(request.url)}")
-        )
-        content = encode(body_for(endpoint, request)).encode()
-        try:
-            response = await http_client.send(httpx2.Request("POST", url, headers=headers, content=content))
-        except httpx2.TransportError as error:
-            raise unreached(error) from error
-        except aiohttp.ClientError as error:  # what its transport does not translate
-            raise not_http(error) from error
-        verdict = classify(response.status_code, response.headers, response.content, request.url)
+        send = senders.get(request.url) or sender_to(request.url)
+        reply = await send(encode(body_for(endpoint, request)).encode())
+        verdict = classify(reply.status, reply.headers, reply.body, request.url)
         if isinstance(verdict, Steer):
             verdict.answer = priced(verdict.answer, prices, request.model)
             verdict.args = (redacted(str(verdict), endpoint.api_key),)

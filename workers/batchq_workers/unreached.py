@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from batchq.worker import RetryLater
 
 if TYPE_CHECKING:
+    import aiohttp
     import httpx2
 
 
-def unreached(error: httpx2.TransportError) -> RetryLater:
+def unreached(error: httpx2.TransportError | aiohttp.ClientError) -> RetryLater:
     """Say why no answer came: the aiohttp transport calls every failed connection a ConnectTimeout."""
-    cause = error.__cause__ or error.__context__
+    # Of a failed connection aiohttp's own error knows more than the transport's, which it is the cause of.
+    cause = error if hasattr(error, "host") else error.__cause__ or error.__context__
     # Of aiohttp's ClientConnectorError and ClientConnectorCertificateError.
     failure = getattr(cause, "os_error", None) or getattr(cause, "certificate_error", None)
     if isinstance(failure, OSError) and not isinstance(failure, TimeoutError):

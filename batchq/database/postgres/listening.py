@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
-from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from batchq.database.postgres.engine import connect_alone, is_asyncpg
+from batchq.database.postgres.silence import HURRY_SECONDS, Silence, start_waiting
 
 CHANNEL = "batchq"
 POLL_SECONDS = 1.0
+# How often a connection on which nothing is said is asked whether it is one still.
+CHECK_SECONDS = 30.0
 _FIRST_DELAY = 0.5
 _LAST_DELAY = 10.0
 
 
 class News:
-    """Counts what may have changed: notices, own commits, and the time that went by without either."""
+    """Counts what may have changed, own commits and notices of others, and tells of notices at once."""
 
     def __init__(self) -> None:
         """Start with nothing heard."""
         self.count = 0
+        self.told: list[Callable[[], None]] = []
+
+    def committed(self) -> None:
+        """Take note of a commit of our own."""
+        self.count += 1
 
     def came(self) -> None:
-        """Take note of one."""
+        """Take note of a notice, and say so."""
         self.count += 1
+        for notice in tuple(self.told):
+            notice()
 
 
 class PostgresWatcher:
     """Tells one waiter whether somebody may have committed: there was a notice, or it is time to look anyway."""
 
-    poll_seconds = 0.02
+    poll_seconds = POLL_SECONDS
 
-    def __init__(self, news: News) -> None:
+    def __init__(self, news: News, notice: Callable[[], None] | None) -> None:
         """Watch from now on."""
+        self._notices = [] if notice is None else [notice]
+        news.told += self._notices
         self._news = news
         self._seen = news.count
         self._looked = time.monotonic()
@@ -48,55 +62,83 @@ class PostgresWatcher:
         return True
 
     def close(self) -> None:
-        """Nothing to close: the listener belongs to the database."""
+        """Say nothing any more; the listener belongs to the database."""
+        while self._notices:
+            self._news.told.remove(self._notices.pop())
 
 
 class Listener:
-    """Keeps a connection that listens, as long as it runs; one for all watchers of a process."""
+    """Keeps a connection that listens, until it is closed; one for all watchers of a process."""
 
     def __init__(self, engine: AsyncEngine, news: News) -> None:
-        """Make one for the engine's database; `run` is what does it."""
-        self._url: URL = engine.url
-        self._arguments = dict(engine.dialect.create_connect_args(engine.url)[1])
+        """Listen to the engine's database from now on."""
+        self._engine = engine
         self._news = news
+        self._silence = Silence()
+        self._closing = False
+        self._task = asyncio.create_task(self._run())
 
-    async def run(self) -> None:
-        """Listen until cancelled, connecting again whenever the connection is lost."""
+    async def close(self) -> None:
+        """Listen no more."""
+        self._closing = True
+        if self._silence.cut():
+            await asyncio.wait([self._task], timeout=HURRY_SECONDS)
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        """Listen, connecting again whenever the connection is lost."""
+        start_waiting(self._silence)
         delay = _FIRST_DELAY
-        hear = _hear_asyncpg if self._url.get_driver_name() == "asyncpg" else _hear_psycopg
-        while True:
+        while not self._closing:
             began = time.monotonic()
             with suppress(Exception):  # whatever it is, polling goes on, and so does trying
-                await hear(self._arguments, self._news)
+                await self._listen()
+            self._silence.over()
             delay = _FIRST_DELAY if time.monotonic() - began > _LAST_DELAY else min(delay * 2, _LAST_DELAY)
-            await asyncio.sleep(delay)
+            if not self._closing:
+                await asyncio.sleep(delay)
+
+    async def _listen(self) -> None:
+        driver = await connect_alone(self._engine)
+        try:
+            hear = await (_start_asyncpg if is_asyncpg(self._engine.url) else _start_psycopg)(driver, self._news)
+            self._news.came()  # what was said before is lost
+            while True:
+                self._silence.pause()
+                await hear()
+                self._silence.on(driver)
+                await driver.execute("SELECT 1")  # a connection that is half open never says so by itself
+        finally:
+            await _end(driver)
 
 
-async def _hear_psycopg(arguments: dict[str, Any], news: News) -> None:
-    import psycopg
+async def _start_psycopg(driver: Any, news: News) -> Callable[[], Awaitable[None]]:  # noqa: ANN401
+    """Return what takes note of notices for a while."""
+    await driver.execute(f"LISTEN {CHANNEL}")
 
-    async with await psycopg.AsyncConnection.connect(**arguments, autocommit=True) as connection:
-        await connection.execute(f"LISTEN {CHANNEL}")
-        news.came()  # what was said before is lost
-        async for _notice in connection.notifies():
+    async def hear() -> None:
+        async for _notice in driver.notifies(timeout=CHECK_SECONDS):
             news.came()
 
-
-class _Asyncpg(Protocol):
-    async def add_listener(self, channel: str, callback: Any) -> None: ...  # noqa: ANN401
-    def add_termination_listener(self, callback: Any) -> None: ...  # noqa: ANN401
-    async def close(self) -> None: ...
+    return hear
 
 
-async def _hear_asyncpg(arguments: dict[str, Any], news: News) -> None:
-    import asyncpg
-
+async def _start_asyncpg(driver: Any, news: News) -> Callable[[], Awaitable[None]]:  # noqa: ANN401
     lost = asyncio.Event()
-    connection: _Asyncpg = await asyncpg.connect(**arguments)
-    try:
-        connection.add_termination_listener(lambda _connection: lost.set())
-        await connection.add_listener(CHANNEL, lambda *_notice: news.came())
-        news.came()
-        await lost.wait()
-    finally:
-        await connection.close()
+    driver.add_termination_listener(lambda _driver: lost.set())
+    await driver.add_listener(CHANNEL, lambda *_notice: news.came())
+
+    async def hear() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(lost.wait(), CHECK_SECONDS)
+
+    return hear
+
+
+async def _end(driver: Any) -> None:  # noqa: ANN401
+    """Close a connection without waiting for the server."""
+    if hasattr(driver, "terminate"):  # asyncpg
+        driver.terminate()
+    else:
+        await driver.close()

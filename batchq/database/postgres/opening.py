@@ -1,27 +1,81 @@
-"""Makes the tables of a queue on PostgreSQL, where there are none."""
+"""Makes the tables of a queue on PostgreSQL, where there are none, and upgrades them, where that is asked for."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from batchq.database.version import VERSION
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from batchq.database.driver import say
+from batchq.database.version import VERSION, check_version, outdated
 from batchq.errors import NoDatabase
 from batchq.schema import SCHEMA_VERSION, meta, metadata
 
 # Many processes may start at once. Held for one transaction, so that it works through poolers too ("bchq").
 _LOCK = text("SELECT pg_advisory_xact_lock(1650681969)")
-_THERE = text("SELECT to_regclass('meta') IS NOT NULL")
-_OTHERS = text("SELECT to_regclass('jobs') IS NOT NULL")
+# Not to_regclass('meta'): asked again in one transaction, it may not know yet what others have made meanwhile.
+_THERE = text("SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'meta' AND pg_table_is_visible(oid))")
 
 
 def prepare(connection: Connection, location: str, *, create: bool) -> None:
-    """Make the tables if they are missing and `create`. Raises NoDatabase."""
-    if connection.execute(_THERE).scalar_one():
-        return
-    if not create:
-        raise NoDatabase(f"there is no queue in {location}; enqueue something first, or name another with --db")
+    """Make the tables if they are missing and `create`, in a transaction of its own. Raises NoDatabase."""
+    with _transaction(connection):
+        if connection.execute(_THERE).scalar_one():
+            return
+        if not create:
+            raise _no_queue(location)
+        connection.execute(_LOCK)
+        if not connection.execute(_THERE).scalar_one():
+            metadata.create_all(connection, checkfirst=False)
+            connection.execute(meta.insert(), {"name": "schema_version", "value": str(SCHEMA_VERSION)})
+        connection.execute(VERSION).scalar_one()
+
+
+def upgrade(connection: Connection, location: str) -> int | None:
+    """Bring an older schema to this version, in a transaction of its own; return which one it was.
+
+    None if there was nothing to do, or somebody else did it. Raises NoDatabase, or SchemaMismatch for a newer one.
+    """
+    import batchq.migrations  # noqa: F401 - before locks are taken: Alembic takes its time
+
+    with _transaction(connection):
+        return _upgrade(connection, location)
+
+
+def _upgrade(connection: Connection, location: str) -> int | None:
+    from batchq.migrations import upgrade
+
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     connection.execute(_LOCK)
     if not connection.execute(_THERE).scalar_one():
-        metadata.create_all(connection, checkfirst=False)
-        connection.execute(meta.insert(), {"name": "schema_version", "value": str(SCHEMA_VERSION)})
-    connection.execute(VERSION).scalar_one()
+        raise _no_queue(location)
+    found = connection.execute(VERSION).scalar_one_or_none()
+    version = outdated(found)
+    if version is None:
+        check_version(location, found)
+        return None
+    # Who is at work has read the version, and holds this lock until his transaction ends. All others wait for it
+    # before they touch anything else, so that no tables are waited for crosswise.
+    connection.exec_driver_sql("LOCK TABLE meta IN ACCESS EXCLUSIVE MODE")
+    upgrade(connection, version, SCHEMA_VERSION)
+    return version
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    """Commit what is done within, or roll it back: the connection may be used again."""
+    say(connection, "BEGIN ISOLATION LEVEL READ COMMITTED")
+    try:
+        yield
+        say(connection, "COMMIT")
+    except BaseException:
+        if not connection.invalidated:
+            with suppress(DBAPIError):
+                say(connection, "ROLLBACK")
+        raise
+
+
+def _no_queue(location: str) -> NoDatabase:
+    return NoDatabase(f"there is no queue in {location}; enqueue something first, or name another with --db")

@@ -5,6 +5,8 @@ SQLSTATEs: postgresql.org/docs/current/errcodes-appendix.html.
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy.exc import DBAPIError
 
 from batchq.errors import DatabaseUnavailable, DataRefused, NoDatabase, StoreError
@@ -13,6 +15,7 @@ from batchq.errors import DatabaseUnavailable, DataRefused, NoDatabase, StoreErr
 _CONFLICTS = {"40001", "40P01", "55P03"}
 # Whoever stands between has given us another server connection, which knows no statement of ours.
 _PREPARED_ELSEWHERE = {"26000", "42P05"}
+_READ_ONLY = "25006"
 _NO_TABLE = "42P01"
 _NO_DATABASE = "3D000"
 _NO_PERMISSION = "42501"
@@ -20,13 +23,36 @@ _NO_PERMISSION = "42501"
 _DATA_CLASSES = {"22", "23", "54"}
 # A statement of ours is wrong: waiting would not mend it.
 _MISTAKE_CLASSES = {"0A", "42", "21", "2F", "34"}
+# The server is there, and may take us in a moment; the role or its password is not what it should be.
+_BUSY = {"53300", "57P03"}
+_NOT_LET_IN = {"28000", "28P01"}
+# libpq tells no SQLSTATE of a connection that was refused, only what the server said.
+_SAID_AT_THE_DOOR = {
+    r'database "[^"]*" does not exist': _NO_DATABASE,
+    r"too many (clients|connections)|connection slots are reserved|no more connections allowed": "53300",
+    r"the database system is ": "57P03",
+    r"authentication failed|no password supplied|role \"[^\"]*\" does not exist|no pg_hba.conf entry": "28000",
+}
+
+
+class ServerBusy(DatabaseUnavailable):
+    """The server is there, but has no connection to give: it is starting, or all are taken."""
+
+
+class NotLetIn(DatabaseUnavailable):
+    """The server does not accept the role, or its password."""
 
 
 def code_of(error: DBAPIError) -> str | None:
     """Return the SQLSTATE; None where it was not the server that refused."""
     origin = error.orig
     code = getattr(origin, "sqlstate", None) or getattr(getattr(origin, "__cause__", None), "sqlstate", None)
-    return code if isinstance(code, str) else None
+    if isinstance(code, str):
+        return code
+    said = str(origin)
+    if "connection failed" not in said:
+        return None
+    return next((code for words, code in _SAID_AT_THE_DOOR.items() if re.search(words, said)), None)
 
 
 def is_conflict(error: DBAPIError) -> bool:
@@ -37,6 +63,11 @@ def is_conflict(error: DBAPIError) -> bool:
 def is_prepared_elsewhere(error: DBAPIError) -> bool:
     """Whether prepared statements do not survive here: a pooler hands out connections per transaction."""
     return code_of(error) in _PREPARED_ELSEWHERE
+
+
+def is_of_a_standby(error: DBAPIError) -> bool:
+    """Whether the server only reads: after a failover the same name may lead to another one."""
+    return code_of(error) == _READ_ONLY
 
 
 def is_unsupported_option(error: DBAPIError) -> bool:
@@ -56,6 +87,10 @@ def translate(error: DBAPIError, location: str) -> Exception:
             return NoDatabase(f"there is no queue in {location}; enqueue something first, or name another with --db")
         case _ if code == _NO_DATABASE:
             return NoDatabase(f"{location} does not exist; `createdb` makes it, or name another with --db")
+        case _ if code in _BUSY:
+            return ServerBusy(f"{location} takes no connection right now: {text}")
+        case _ if code in _NOT_LET_IN:
+            return NotLetIn(f"{location} does not let us in: {text}")
         case _ if code == _NO_PERMISSION:
             meaning = DatabaseUnavailable(f"{location} refused: {text}; its role needs rights on the schema")
         case str() if code[:2] in _DATA_CLASSES:
@@ -70,9 +105,20 @@ def translate(error: DBAPIError, location: str) -> Exception:
     return meaning
 
 
+def unreachable(error: Exception, location: str) -> DatabaseUnavailable:
+    """Return the exception for a connection that did not come about, in the words of the system or of the pool."""
+    reason = getattr(error, "strerror", None) or str(error) or "no answer"
+    return DatabaseUnavailable(f"{location} can't be reached: {reason}")
+
+
 def _is_about_the_connection(error: DBAPIError) -> bool:
+    if any(kind.__name__ == "DataError" for kind in type(getattr(error.orig, "__cause__", None)).__mro__):
+        return False  # asyncpg's word for a value that it can't send
     return type(error).__name__ in {"OperationalError", "InterfaceError", "InternalError"}
 
 
 def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().partition("\n")[0]
+    """Return what the server said, or the system, without where that was."""
+    said = str(error.orig).strip()
+    at_the_door = re.search(r"FATAL: +(.*)", said) or re.search(r"connection failed: .* failed: (.*)", said)
+    return at_the_door[1] if at_the_door else said.partition("\n")[0]

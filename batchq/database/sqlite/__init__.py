@@ -35,6 +35,7 @@ _RETRY_SECONDS = (0.0005, 0.002)
 _LONG_RETRY_SECONDS = (0.005, 0.05)
 _YIELD_SECONDS = (0.001, 0.020)
 _OPEN_PATIENCE = 30.0
+_READ = "BEGIN"
 
 
 class _Busy:
@@ -45,12 +46,18 @@ _BUSY = _Busy()
 
 
 async def open_sqlite(
-    path: Path, *, create: bool, clock: Callable[[], int] | None = None, on_locked: OnLocked | None = None
+    path: Path,
+    *,
+    create: bool,
+    clock: Callable[[], int] | None = None,
+    on_locked: OnLocked | None = None,
+    moving: bool = False,
 ) -> SqliteDatabase:
-    """Open the queue at `path`, creating file and tables if `create`.
+    """Open the queue at `path`, creating file and tables if `create`; one of an older version is upgraded.
 
     Raises NoDatabase, NotABatchqDatabase, SchemaMismatch or DatabaseUnavailable. `clock` replaces the
-    database's clock, for tests. `on_locked` hears, once for each wait, of a lock that others hold for long.
+    database's clock, for tests. `on_locked` hears, once for each wait, of a lock that others hold for long. `moving`
+    is for who moves the queue: it may be in this database in part.
     """
     require_file(path, create=create)
     writer = await connect(path)
@@ -59,7 +66,7 @@ async def open_sqlite(
     except BaseException:
         await writer.close()
         raise
-    database = SqliteDatabase(path, writer, reader, clock, on_locked)
+    database = SqliteDatabase(path, writer, reader, clock, on_locked, moving=moving)
     try:
         await database.prepare(create=create)
     except BaseException:
@@ -78,13 +85,17 @@ class SqliteDatabase:
         reader: ConnectionThread,
         clock: Callable[[], int] | None,
         on_locked: OnLocked | None,
+        *,
+        moving: bool = False,
     ) -> None:
         """Wrap two open connections; `open_sqlite` is the way in."""
         self.file = path
+        self.upgraded_from: int | None = None
         self._writer = writer
         self._reader = reader
         self._clock = clock
         self._on_locked = on_locked
+        self._moving = moving
         self._write_lock = anyio.Lock(fast_acquire=True)
         self._not_before = 0.0
         self._checkpointer = Checkpointer(path)
@@ -94,13 +105,13 @@ class SqliteDatabase:
         """The absolute path of the file."""
         return str(self.file)
 
-    async def read(self, body: Callable[[Transaction], T]) -> T:
+    async def read(self, body: Callable[[Transaction], T], *, patience: float | None = None) -> T:  # noqa: ARG002
         """Run `body` in a read transaction; it must be short, since it holds back the checkpoint.
 
         Readers wait for nobody but one who recovers or closes the log, which is over in a moment.
         """
         wait = _Wait(self.file, _OPEN_PATIENCE, DatabaseUnavailable, self._on_locked)
-        transact = partial(self._transact, begin="BEGIN", body=body)
+        transact = partial(self._transact, begin=_READ, body=body)
         while isinstance(result := await self._reader.call(transact), _Busy):
             await wait.a_moment()
         return result
@@ -137,15 +148,16 @@ class SqliteDatabase:
         """Make an index unless it is there; it holds the write lock while it is made."""
         await self.write(lambda tx: tx.connection.exec_driver_sql(ddl))
 
-    def watch(self) -> SqliteWatcher:
+    def watch(self, notice: Callable[[], None] | None = None) -> SqliteWatcher:  # noqa: ARG002 - nobody tells
         """Return what tells one waiter of commits; the caller closes it."""
         return SqliteWatcher(self.file)
 
     async def prepare(self, *, create: bool) -> None:
-        """Switch to WAL and make the tables if they are missing; many processes may do so at once."""
+        """Switch to WAL, and make or upgrade the tables; many processes may do so at once."""
         wait = _Wait(self.file, _OPEN_PATIENCE, DatabaseBusy, self._on_locked)
-        while not await self._writer.call(partial(prepare, path=self.file, create=create)):
+        while (prepared := await self._writer.call(partial(prepare, path=self.file, create=create))) is None:
             await wait.a_moment()
+        self.upgraded_from = prepared.upgraded_from
         await self._reader.call(lambda connection: connection.exec_driver_sql("PRAGMA query_only=ON"))
         await self.read(lambda _transaction: None)  # refuses another schema version
 
@@ -161,7 +173,8 @@ class SqliteDatabase:
             connection.exec_driver_sql(begin)
             now, version = connection.execute(CLOCK_AND_VERSION).one()
             begun = True
-            check_version(self.file, version)
+            if not self._moving:
+                check_version(self.file, version, writing=begin != _READ)
             result = body(Transaction(connection, self._clock() if self._clock else now))
             connection.commit()
         except BaseException as error:

@@ -1,15 +1,18 @@
-"""Opens a queue's file: where it is, whose it is, its settings and its tables."""
+"""Opens a queue's file: where it is, whose it is, its settings and its tables, of an older version or of this one."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from batchq.database.sqlite.refusal import BUSY_CODES, code_of, translate
-from batchq.errors import DatabaseUnavailable, NoDatabase, NotABatchqDatabase
+from batchq.database.version import VERSION, outdated
+from batchq.errors import DatabaseUnavailable, NoDatabase, NotABatchqDatabase, SchemaMismatch
 from batchq.schema import APPLICATION_ID, SCHEMA_VERSION, meta, metadata
 
 _PRAGMAS = (
@@ -35,19 +38,25 @@ def require_file(path: Path, *, create: bool) -> None:
         raise DatabaseUnavailable(f"can't create {path}: {error.strerror}") from error
 
 
-def prepare(connection: Connection, path: Path, *, create: bool) -> bool:
-    """Switch to WAL and make the tables if they are missing; False if somebody else is at it: ask again."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A file that is ready; `upgraded_from` is the schema version that it had if this process has upgraded it."""
+
+    upgraded_from: int | None = None
+
+
+def prepare(connection: Connection, path: Path, *, create: bool) -> Prepared | None:
+    """Switch to WAL, and make the tables or upgrade them; None if somebody else is at it: ask again."""
     try:
-        _prepare(connection, path, create=create)
+        return _prepare(connection, path, create=create)
     except DBAPIError as error:
         connection.rollback()
         if code_of(error) in BUSY_CODES:
-            return False
+            return None
         raise translate(error, path) from error
-    return True
 
 
-def _prepare(connection: Connection, path: Path, *, create: bool) -> None:
+def _prepare(connection: Connection, path: Path, *, create: bool) -> Prepared:
     run = connection.exec_driver_sql
     for pragma in _PRAGMAS:
         run(f"PRAGMA {pragma}")
@@ -60,7 +69,7 @@ def _prepare(connection: Connection, path: Path, *, create: bool) -> None:
     if run("PRAGMA journal_mode").scalar_one() != "wal" and run("PRAGMA journal_mode=WAL").scalar_one() != "wal":
         raise DatabaseUnavailable(f"{path} is on a file system that can't hold a shared queue (no WAL)")
     if tables:
-        return
+        return _upgrade(connection, path)
     connection.rollback()
     run("BEGIN IMMEDIATE")
     if not run("SELECT count(*) FROM sqlite_master").scalar_one():
@@ -68,3 +77,34 @@ def _prepare(connection: Connection, path: Path, *, create: bool) -> None:
         connection.execute(meta.insert(), {"name": "schema_version", "value": str(SCHEMA_VERSION)})
         run(f"PRAGMA application_id={APPLICATION_ID}")
     connection.commit()
+    return Prepared()
+
+
+def _upgrade(connection: Connection, path: Path) -> Prepared:
+    """Bring an older schema to this version, whole or not at all; somebody else may do so at the same moment."""
+    version = _outdated(connection)
+    connection.rollback()
+    if version is None:
+        return Prepared()
+    from batchq.migrations import upgrade  # before the lock is taken: Alembic takes its time
+
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        version = _outdated(connection)
+        if version is not None:
+            upgrade(connection, version, SCHEMA_VERSION)
+            connection.commit()
+    except DBAPIError as error:
+        if code_of(error) == sqlite3.SQLITE_READONLY:
+            raise SchemaMismatch(
+                f"{path} has schema {version}, this batchq needs {SCHEMA_VERSION}, and can't write it to upgrade it:"
+                " open it once as a user who may"
+            ) from error
+        raise
+    finally:
+        connection.rollback()
+    return Prepared(upgraded_from=version)
+
+
+def _outdated(connection: Connection) -> int | None:
+    return outdated(connection.execute(VERSION).scalar_one_or_none())

@@ -1,0 +1,111 @@
+"""Looks a queue over, and says of each thing whether it is as it should be, and what to do where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from batchq.errors import StoreError
+from batchq.jobs import JobState
+from batchq.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from batchq.jobs import Batch
+    from batchq.store import Store
+    from batchq.store.audit import Audit
+
+_UNHARMED = "`status` is wrong about it; what is run and collected is asked of the jobs themselves"
+_NOT_OURS = "something else than batchq has changed the database"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check came to."""
+
+    level: Literal["ok", "warning", "error"]
+    check: str
+    message: str
+
+
+async def check_database(location: str, *, recount: bool) -> AsyncIterator[Finding]:
+    """Yield what is found in the queue at a path or URL; with `recount`, each job is counted.
+
+    Raises NoDatabase or ConfigurationError.
+    """
+    from batchq.store import open_store
+
+    try:
+        async with await open_store(location) as store:
+            async for finding in _look(store, recount=recount):
+                yield finding
+    except StoreError as error:
+        yield Finding("error", "database", str(error))
+
+
+async def _look(store: Store, *, recount: bool) -> AsyncIterator[Finding]:
+    # It would not have been opened with another schema.
+    yield Finding("ok", "schema", f"{store.location} has schema {SCHEMA_VERSION}, as this batchq needs")
+    seen = await store.inspect()
+    yield Finding("ok", "database", seen.product)
+    for check, wrong, right in (
+        ("integrity", seen.damage, "nothing is damaged"),
+        ("tables", seen.missing, "all tables and indexes are there"),
+    ):
+        for message in wrong:
+            yield Finding("error", check, message)
+        if not wrong:
+            yield Finding("ok", check, right)
+    if seen.damage or not recount:
+        return
+    for batch in await store.batches():
+        for finding in _judge(batch, await store.audit(batch)):
+            yield finding
+    if store.file is None:  # SQLite looks after this itself
+        async for finding in _strays(store):
+            yield finding
+
+
+def _judge(batch: Batch, audit: Audit | None) -> Iterator[Finding]:
+    name = f"batch {batch.name}"
+    if audit is None:
+        yield Finding("ok", name, "it is being purged")
+        return
+    if audit.moved:
+        yield Finding(
+            "warning", name, "it changed while it was counted: check it again when nobody works on it, to be sure"
+        )
+        return
+    wrong = list(_wrongs(audit))
+    for message in wrong:
+        yield Finding("error", name, message)
+    if not wrong:
+        yield Finding("ok", name, f"{audit.rows:,} jobs, as its tallies say")
+
+
+def _wrongs(audit: Audit) -> Iterator[str]:
+    told = {state.value: count for state in JobState if (count := audit.told.get(state.value))}
+    counted = {state: count for state, count in audit.counted.items() if count}
+    if told != counted:
+        yield f"its tallies say {_listed(told)}, and there are {_listed(counted)}: {_UNHARMED}"
+    if audit.size != audit.rows:
+        yield f"it should have {audit.size:,} jobs, and has {audit.rows:,}: {_NOT_OURS}"
+    if audit.astray or audit.followers != audit.following:
+        yield (
+            f"{audit.following:,} jobs follow others, {audit.astray:,} of them nobody of this batch, and their leaders"
+            f" know of {audit.followers:,}: {_NOT_OURS}"
+        )
+    if audit.unclaimed:
+        yield f"{audit.unclaimed:,} jobs are in flight and were never claimed: {_NOT_OURS}"
+
+
+async def _strays(store: Store) -> AsyncIterator[Finding]:
+    unknown, jobs = await store.strays()
+    if unknown:
+        yield Finding("error", "batches", f"there are jobs of {len(unknown):,} batches that do not exist: {_NOT_OURS}")
+    if jobs:
+        yield Finding("error", "attempts", f"the log has {jobs:,} jobs that do not exist: {_NOT_OURS}")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items())) or "none"

@@ -1,0 +1,1 @@
+"""One file for each schema version: what makes it of the one before."""

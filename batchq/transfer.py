@@ -1,0 +1,284 @@
+"""Moves a whole queue from one database to another: page by page, to be gone on with after any crash, and compared.
+
+The order of things is what makes it safe. The source is closed to writers first, so that what was read stays true;
+the target opens when all is there and compared. Killed at any point, the same call goes on: the mark in the target
+moves with the rows. Nobody ever finds two databases that both let the same jobs be claimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Table
+from sqlalchemy.engine import URL
+
+from batchq.database import OnLocked, locate, shown
+from batchq.errors import CopyDiffers, NoDatabase, StoreError, UsageError
+from batchq.formats.same_file import same_file
+from batchq.schema import COPYING, MOVED
+from batchq.store.copying import Found, Mark, Side, open_side, refuse_in_use
+from batchq.store.pages import TABLES, Key, Page, as_text, first_difference, with_later_times
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+# Below that, clocks count as the same, and times stay as they are.
+CLOCKS_DIFFER_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a move is: rows of one table that were copied, or compared, of how many; and of all tables."""
+
+    doing: str
+    table: str
+    done: int
+    total: int
+    all_done: int
+    all_total: int
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A queue that is in its new database: rows by table, jobs by state, and the checksum of all rows if compared.
+
+    `shift_ms` was added to all times, `already` tells that it was there before.
+    """
+
+    source: str
+    target: str
+    rows: Mapping[str, int]
+    states: Mapping[str, int]
+    checksum: str | None
+    shift_ms: int = 0
+    already: bool = False
+
+
+async def move_queue(
+    source: str,
+    target: str,
+    *,
+    force: bool = False,
+    verify: bool = True,
+    on_step: OnStep | None = None,
+    on_locked: OnLocked | None = None,
+) -> Moved:
+    """Move the queue of one database into another one, or go on where that was broken off.
+
+    The source is only read from then on, also by everybody else. Raises UsageError where somebody is at work on it
+    (unless `force`), or where the target holds another queue; CopyDiffers.
+    """
+    refuse_same(source, target)
+    async with await open_side(source, on_locked=on_locked) as origin:
+        found = await origin.require_schema()
+        if found.standing.word is None and not force:
+            refuse_in_use(origin.location, await origin.in_use())
+        async with await open_side(target, create=True, on_locked=on_locked) as goal:
+            return await _move(origin, goal, force=force, verify=verify, on_step=on_step or (lambda _step: None))
+
+
+async def _move(origin: Side, goal: Side, *, force: bool, verify: bool, on_step: OnStep) -> Moved:
+    left, there = await origin.require_schema(), await goal.require_schema()
+    if left.leaving is not None and there.copied == left.leaving and there.standing.word is None:
+        return Moved(origin.location, goal.location, {}, {}, None, already=True)
+    mark = await _start(origin, goal, left, there, force=force)
+    totals = {name: await origin.count(table) for name, table in TABLES.items()}
+    progress = _Progress(totals, passes=2 if verify else 1, on_step=on_step)
+    progress.begun(mark)
+    mark = await _copy(origin, goal, mark, progress)
+    checksum = await _compare(origin, goal, mark.shift_ms, progress) if verify else None
+    if (await origin.look()).leaving != mark.id:
+        raise UsageError(f"{origin.location} was taken back meanwhile: delete what is in {goal.location}")
+    await goal.finish(mark, await origin.last_ids())
+    return Moved(origin.location, goal.location, mark.rows, mark.states, checksum, mark.shift_ms)
+
+
+async def take_back(source: str, target: str, *, force: bool = False) -> bool:
+    """Let a queue that was to move be used where it was; return whether it was to move at all.
+
+    Raises UsageError where it is whole in the target, unless `force`.
+    """
+    async with await open_side(source) as origin:
+        left = await origin.look()
+        if left.standing.word != MOVED:
+            return False
+        if not force:
+            await _refuse_arrived(origin.location, target, left)
+        await origin.thaw()
+    return True
+
+
+async def _refuse_arrived(origin: str, target: str, left: Found) -> None:
+    """Raise UsageError if the queue is whole in the target, or if that can't be told."""
+    if _named(target) != left.standing.place:
+        raise UsageError(f"the queue of {origin} went to {left.standing.place}: name that instead of {_named(target)}")
+    try:
+        async with await open_side(target) as goal:
+            there = await goal.look()
+    except NoDatabase:
+        return
+    except StoreError as error:
+        raise UsageError(f"{error}. If it does not hold the whole queue, --force takes it back all the same") from error
+    if there.standing.word is None and there.copied is not None and there.copied == left.leaving:
+        raise UsageError(
+            f"{goal.location} holds the whole queue, and workers may be at work on it: used in both, all its jobs would"
+            " be paid for twice. --force does it all the same"
+        )
+
+
+def refuse_same(source: str, target: str) -> None:
+    """Raise UsageError if both are the same database, as far as that can be told without looking."""
+    match locate(source), locate(target):
+        case (Path() as one, Path() as other):
+            same = same_file(one, other)
+        case (URL() as one, URL() as other):
+            same = _place(one) == _place(other)
+        case _:
+            same = False
+    if same:
+        raise UsageError(f"{_named(source)} and {_named(target)} are the same database: name another one to copy to")
+
+
+def _named(location: str) -> str:
+    found = locate(location)
+    return shown(found) if isinstance(found, URL) else str(found)
+
+
+def _place(url: URL) -> tuple[object, ...]:
+    query = {name: value for name, value in url.query.items() if name in {"host", "port", "options"}}
+    return url.host or "localhost", url.port or 5432, url.database, tuple(sorted(query.items()))
+
+
+async def _start(origin: Side, goal: Side, left: Found, there: Found, *, force: bool) -> Mark:
+    """Close both databases to all others, or find them closed by the run before; return the mark."""
+    if left.standing.word == COPYING:
+        raise UsageError(f"{origin.location} holds only a part of a queue: complete that copy first")
+    if there.standing.word == MOVED:
+        raise UsageError(f"the queue of {goal.location} went to {there.standing.place}: name another target")
+    if there.mark is not None:
+        if there.mark.id == left.leaving:
+            return there.mark
+        raise UsageError(
+            f"{goal.location} holds a part of the queue of {there.mark.origin}: complete that copy, or name another"
+            " target, or delete this one"
+        )
+    if there.batches or there.lanes:
+        raise UsageError(f"{goal.location} holds a queue already: name a database that is empty or not there yet")
+    if left.standing.word == MOVED and left.standing.place != goal.location:
+        raise UsageError(
+            f"the queue of {origin.location} is on its way to {left.standing.place}, or there: go on with that, or take"
+            " it back with --undo"
+        )
+    move = left.leaving or uuid.uuid4().hex
+    if left.standing.word is None:
+        await origin.freeze(move, goal.location, force=force)
+    try:
+        mark = Mark(move, origin.location, await _shift(origin, goal))
+        await goal.begin(mark)
+    except BaseException:
+        if not await _has_begun(goal, move):
+            await origin.thaw()
+        raise
+    return mark
+
+
+async def _has_begun(goal: Side, move: str) -> bool:
+    """Whether another process has begun the same move; not, where that can't be told: its part is of no use then."""
+    with suppress(StoreError):
+        mark = (await goal.look()).mark
+        return mark is not None and mark.id == move
+    return False
+
+
+async def _shift(origin: Side, goal: Side) -> int:
+    """Return what the target's clock is ahead of the source's, if it is worth mentioning."""
+    before, there, after = await origin.look(), await goal.look(), await origin.look()
+    ahead = there.now - (before.now + after.now) // 2
+    return ahead if abs(ahead) > CLOCKS_DIFFER_MS else 0
+
+
+async def _copy(origin: Side, goal: Side, mark: Mark, progress: _Progress) -> Mark:
+    """Bring what is missing; return the mark as it is then."""
+    names = list(TABLES)
+    for name in names[names.index(mark.table) :]:
+        table = TABLES[name]
+        page = await origin.page(table, mark.after if mark.table == name else None)
+        while page:
+            arrived = mark.behind(table, page)
+            later = with_later_times(table, page, mark.shift_ms)
+            page, _ = await _both(origin.page(table, page.last), goal.append(table, later, mark, arrived))
+            mark = arrived
+            progress.copied(table, mark)
+    return mark
+
+
+async def _compare(origin: Side, goal: Side, shift_ms: int, progress: _Progress) -> str:
+    """Read all rows again, on both sides; return their checksum. Raises CopyDiffers."""
+    checksum = hashlib.sha256()
+    for table in TABLES.values():
+        after: Key | None = None
+        page = await origin.page(table, after)
+        while True:
+            # Behind the last page there must be nothing, either.
+            following, there = await _both(origin.page(table, page.last), goal.page(table, after, like=page))
+            expected = with_later_times(table, page, shift_ms)
+            lines = as_text(expected)
+            if lines != as_text(there):
+                what = first_difference(table, expected, there)
+                raise CopyDiffers(
+                    f"{goal.location} does not hold what {origin.location} does: {what}. Nobody can use it: delete it,"
+                    " and copy again"
+                )
+            checksum.update(lines)
+            progress.compared(table, page)
+            if not page:
+                break
+            after, page = page.last, following
+    return checksum.hexdigest()[:32]
+
+
+class _Progress:
+    """Counts rows, of those that there are."""
+
+    def __init__(self, totals: Mapping[str, int], *, passes: int, on_step: OnStep) -> None:
+        self._totals = totals
+        self._passes = passes
+        self._on_step = on_step
+        self._compared: Counter[str] = Counter()
+        self._before = 0
+
+    def begun(self, mark: Mark) -> None:
+        self.copied(TABLES[mark.table], mark)
+
+    def copied(self, table: Table, mark: Mark) -> None:
+        self._before = sum(mark.rows.values())
+        self._say("copying", table, mark.rows.get(table.name, 0), self._before)
+
+    def compared(self, table: Table, page: Page) -> None:
+        self._compared[table.name] += len(page.rows)
+        done = max(self._before, sum(self._totals.values())) + self._compared.total()
+        self._say("comparing", table, self._compared[table.name], done)
+
+    def _say(self, doing: str, table: Table, done: int, all_done: int) -> None:
+        total = self._totals[table.name]
+        self._on_step(Step(doing, table.name, done, total, all_done, self._passes * sum(self._totals.values())))
+
+
+async def _both(one: Awaitable[T], other: Awaitable[S]) -> tuple[T, S]:
+    """Wait for two things at once, and for both whatever happens."""
+    first, second = await asyncio.gather(one, other, return_exceptions=True)
+    for result in (first, second):
+        if isinstance(result, BaseException):
+            raise result
+    return first, second  # type: ignore[return-value]
