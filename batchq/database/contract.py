@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -15,13 +16,16 @@ OnLocked = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A running transaction: its connection, and the one reading of the clock that it uses.
+    """A running transaction: its connection, and the reading of the clock that it uses.
 
     A body may run more than once: a transaction that lost to another one is rolled back and repeated.
     """
 
     connection: Connection
     now: int
+    # What stands for the database's clock, in tests.
+    clock: Callable[[], int] | None = None
+    began: float = field(default_factory=time.monotonic)
 
 
 class Watcher(Protocol):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -51,7 +53,30 @@ def _lock_order_sqlite(_element: lock_order, _compiler: SQLCompiler, **_options:
 
 @compiles(lock_order, "postgresql")
 def _lock_order_postgresql(element: lock_order, compiler: SQLCompiler, **options: object) -> str:
+    (column,) = element.clauses
+    # As Python orders names, whatever the database's language.
+    collated = ' COLLATE "C"' if isinstance(column.type, Text) else ""
+    return compiler.process(column, **options) + collated
+
+
+class on_sqlite(FunctionElement[bool]):  # noqa: N801
+    """A condition that only SQLite is told: it has no other way to see that an index applies.
+
+    PostgreSQL sees that by itself, and would count a condition that follows from another one twice.
+    """
+
+    # Of no type: SQLAlchemy would compare a boolean with 1 there, which is no condition of an index.
+    inherit_cache = True
+
+
+@compiles(on_sqlite, "sqlite")
+def _on_sqlite_sqlite(element: on_sqlite, compiler: SQLCompiler, **options: object) -> str:
     return compiler.process(element.clauses, **options)
+
+
+@compiles(on_sqlite, "postgresql")
+def _on_sqlite_postgresql(_element: on_sqlite, _compiler: SQLCompiler, **_options: object) -> str:
+    return "TRUE"
 
 
 class random_below(FunctionElement[int]):  # noqa: N801
@@ -193,6 +218,19 @@ def insert_missing(table: Table, key: tuple[str, ...]) -> postgresql.Insert:
 def writes_in_with(tx: Transaction) -> bool:
     """Whether a WITH may hold statements that write, so that one statement does what needs two."""
     return tx.connection.dialect.name == "postgresql"
+
+
+_CLOCK = select(clock_ms())
+# A transaction that took no longer has not waited for anybody.
+_WAITED_SECONDS = 0.05
+
+
+def after_waiting(tx: Transaction) -> Transaction:
+    """Return the transaction with the time of now, where it may have waited for rows: what it grants begins now."""
+    if not locks_rows(tx) or time.monotonic() - tx.began < _WAITED_SECONDS:
+        return tx
+    now = tx.connection.execute(_CLOCK).scalar_one() if tx.clock is None else tx.clock()
+    return replace(tx, now=max(now, tx.now))
 
 
 def locks_rows(tx: Transaction) -> bool:

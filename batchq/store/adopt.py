@@ -12,9 +12,9 @@ from batchq.database import Transaction
 from batchq.database.dialect import json_list
 from batchq.jobs import Batch, Claim, RunnerIdentity, Wants
 from batchq.pacing.lane import FIRST_TOKENS
-from batchq.schema import CLAIMABLE, batches, jobs, lanes
+from batchq.schema import batches, jobs, lanes
 from batchq.store.claim import LEASE, ME, TAKEN, claim_of
-from batchq.store.find import INFLIGHT, AnyRow, batch_from, lane_name, live_batches, now_ms
+from batchq.store.find import AMONG_LIVE, INFLIGHT, AnyRow, batch_from, lane_name, live_batches, now_ms
 
 # Batch by batch, so that the index leads to the rows in flight, past all that wait.
 # What another one is about to claim is not ours any more.
@@ -22,7 +22,7 @@ _mine = (
     select(jobs.c.id)
     .where(
         jobs.c.batch_id.in_(select(live_batches().c.batch_id)),
-        CLAIMABLE,
+        AMONG_LIVE,
         INFLIGHT,
         jobs.c.claimed_by == ME,
         jobs.c.id.not_in(json_list("in_hand")),

@@ -29,9 +29,9 @@ from sqlalchemy import (
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, locks_rows, random_below
 from batchq.jobs import SUSPECT_LOSSES, Batch, Claim, RunnerIdentity
-from batchq.pacing import BACK_OFF_BASE_MS, PROBE_EVERY_MS
-from batchq.schema import CLAIMABLE, batches, jobs
-from batchq.store.find import AnyRow, batch_from, is_suspect, now_ms, tasters
+from batchq.pacing import BACK_OFF_BASE_MS, PROBE_EVERY_MS, LaneState
+from batchq.schema import batches, jobs
+from batchq.store.find import AMONG_LIVE, AnyRow, batch_from, is_suspect, now_ms, tasters
 from batchq.store.lanes import LaneBook
 from batchq.store.locks import take_batch
 from batchq.store.log import log_taken_away
@@ -64,7 +64,7 @@ def _due(state: str, *conditions: ColumnElement[bool]) -> Select[tuple[int]]:
         .where(
             _candidate.c.batch_id == _batch,
             _candidate.c.state == literal_column(f"'{state}'"),
-            CLAIMABLE,
+            AMONG_LIVE,
             _candidate.c.claimable_at <= now_ms,
             *conditions,
             # Also a pending job may be in hand: its lease was lost, and who took over gave it back.
@@ -196,12 +196,13 @@ def claim_share(tx: Transaction, book: LaneBook, due: Sequence[AnyRow], share: S
         if row.lane in probed:
             continue  # batches that share a halted lane share its probe
         peers = sum(1 for other in ready[index:] if other.priority == row.priority)
-        halted = row.halted_at is not None
+        lane = book.get(row.lane)  # as it is under the lock: the row may have been read before
+        halted = lane is not None and lane.halted_at is not None
         wanted = 1 if halted else -(-free // peers)
         taken = _claim_within(tx, book, row, wanted, share, tally)
-        if halted and taken:
+        if lane is not None and halted and taken:
             probed.add(row.lane)
-            book.put(replace(book.of_batch(row.lane, taken[0].batch), probe_at=tx.now + PROBE_EVERY_MS))
+            book.put(replace(lane, probe_at=tx.now + PROBE_EVERY_MS))
         share.suspects = share.suspects and not any(claim.is_suspect for claim in taken)
         claims += taken
     return claims
@@ -213,7 +214,7 @@ def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, sha
     most = min([wanted, *(room for room in (window, own, _count_tasters(tx, row)) if room is not None)])
     if most <= 0:
         return []
-    taken = _claim_from(tx, row, most, share, tally)
+    taken = _claim_from(tx, row, book.get(row.lane), most, share, tally)
     # Where fewer were due than there is room for, nobody wanted more.
     asked = len(taken) if len(taken) < most else wanted if own is None else min(wanted, own)
     book.draw(row.lane, len(taken), asked)
@@ -234,7 +235,9 @@ def _count_tasters(tx: Transaction, row: AnyRow) -> int | None:
     return cast("int | None", tx.connection.execute(TASTERS, {"of_batch": row.id, "now": tx.now}).scalar_one())
 
 
-def _claim_from(tx: Transaction, row: AnyRow, limit: int, share: Share, tally: Tally) -> list[Claim]:
+def _claim_from(
+    tx: Transaction, row: AnyRow, lane: LaneState | None, limit: int, share: Share, tally: Tally
+) -> list[Claim]:
     parameters: dict[str, object] = {
         "of_batch": row.id,
         "now": tx.now,
@@ -252,7 +255,8 @@ def _claim_from(tx: Transaction, row: AnyRow, limit: int, share: Share, tally: T
     batch = batch_from(row)
     # RETURNING comes in any order; the oldest first is what people expect.
     taken.sort(key=_POSITION)
-    return [claim_of(job, batch, row.lane, row.epoch, probe=row.halted_at is not None) for job in taken]
+    epoch, probe = (0, False) if lane is None else (lane.epoch, lane.halted_at is not None)
+    return [claim_of(job, batch, row.lane, epoch, probe=probe) for job in taken]
 
 
 def _take_pending(

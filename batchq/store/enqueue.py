@@ -24,9 +24,10 @@ _SHOWN = 120
 _GENERATION = re.compile(r"|~[1-9][0-9]*")
 
 
-def find_batch(tx: Transaction, name: str) -> Batch | None:
-    """Return the batch of that name."""
-    row = tx.connection.execute(select(batches).where(batches.c.name == name)).one_or_none()
+def find_batch(tx: Transaction, name: str, *, locking: bool = False) -> Batch | None:
+    """Return the batch of that name; `locking` keeps it as it is until the end of the transaction."""
+    statement = select(batches).where(batches.c.name == name)
+    row = tx.connection.execute(statement.with_for_update(key_share=True) if locking else statement).one_or_none()
     return None if row is None else batch_from(row)
 
 
@@ -52,12 +53,14 @@ def open_batch(tx: Transaction, new: NewBatch) -> Batch:
     Whoever opens a batch that is not complete is about to complete it: its producer is alive again.
     Raises BatchConflict where worker, endpoint, model or settings differ, or it was cancelled.
     """
-    if not insert_batch(tx, new):
-        found = find_batch(tx, new.name)
-        assert found is not None  # noqa: S101 - it was in the way
+    while not insert_batch(tx, new):
+        found = find_batch(tx, new.name, locking=True)
+        if found is None:
+            continue  # it was in the way, and has been deleted since
         _refuse_ended(found)
         refuse_other_settings(found, new)
         keep_alive(tx, found.id)
+        break
     opened = find_batch(tx, new.name)
     assert opened is not None  # noqa: S101 - it is there by now, in this transaction
     return opened

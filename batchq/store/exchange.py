@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchq.database import Transaction
-from batchq.database.dialect import locks_rows
-from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Serving, Wants
+from batchq.database.dialect import after_waiting, locks_rows
+from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Wants
 from batchq.settlement import Settlement
 from batchq.store.adopt import adopt
 from batchq.store.claim import Share, claim_share
@@ -63,43 +63,48 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
 
 
 def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
-    """Settle, renew and claim, in that order."""
+    """Settle, claim and renew; whatever has to be waited for is waited for before anything is granted."""
     tally, book = Tally(), LaneBook(tx)
     renewals = [item for item in request.held if item.renew]
     _lock_held(tx, request, renewals)
     settled, late = write_settlements(tx, blame(LaneBook(tx, locking=False), request.settlements), tally)
-    lost = renew(tx, renewals, request.runner.lease_ms)
     act_on_lanes(book, tx.now, settled)
     # A pause or a halt of this very moment holds for the claims below, and so does what was just spent.
     book.save()
     if any(item.ended.claim.batch.budget is not None for item in settled):
         tally.write(tx, request.runner.id)
-    claims: list[Claim] = []
-    in_hand = {item.job_id for item in request.held}
+    adopted: list[Claim] = []
     if request.adopt:
-        claims += adopt(tx, request.runner, in_hand, request.wants)
-        in_hand.update(claim.job_id for claim in claims)
-    wake_in_ms: int | None = None
-    to_open: tuple[Serving, ...] = ()
-    slots = request.wants.slots - len(claims)
-    if slots > 0:
-        suspects = not (request.holds_suspect or any(claim.is_suspect for claim in claims))
+        adopted = adopt(tx, request.runner, {item.job_id for item in request.held}, request.wants)
+    offer = None
+    if request.wants.slots > len(adopted):
+        suspects = not (request.holds_suspect or any(claim.is_suspect for claim in adopted))
         offer = _find_offer(tx, book, request, suspects=suspects)
-        to_open = unopened(offer.due)
-        share = Share(request.runner, in_hand, slots, suspects, request.expired_too, dict(request.wants.rooms))
-        taken = claim_share(tx, book, offer.due, share, tally)
-        claims += taken
-        book.save()  # before the next time is asked for
-        if len(taken) < slots:
-            wake_in_ms = _wake_in_ms(tx, book, request, offer)
-        if wake_in_ms is not None and offer.due and not taken:
-            wake_in_ms = max(wake_in_ms, LOOK_AGAIN_MS)
+    tx = after_waiting(tx)
+    book.go_on(tx)
+    lost = renew(tx, renewals, request.runner.lease_ms)
+    taken, wake_in_ms = _take(tx, book, request, offer, adopted, tally) if offer is not None else ([], None)
     book.save()
     tally.write(tx, request.runner.id)
-    concurrency = None
-    if request.beat:
-        concurrency = beat(tx, request.runner, len(request.held) + len(claims))
-    return Exchanged(tx.now, tuple(claims), lost, to_open, wake_in_ms, late, concurrency)
+    claims = (*adopted, *taken)
+    concurrency = beat(tx, request.runner, len(request.held) + len(claims)) if request.beat else None
+    to_open = () if offer is None else unopened(offer.due)
+    return Exchanged(tx.now, claims, lost, to_open, wake_in_ms, late, concurrency)
+
+
+def _take(
+    tx: Transaction, book: LaneBook, request: ExchangeRequest, offer: _Offer, adopted: Sequence[Claim], tally: Tally
+) -> tuple[list[Claim], int | None]:
+    """Claim what is offered; return it, and when to look again if there is room for more."""
+    slots = request.wants.slots - len(adopted)
+    in_hand = {item.job_id for item in request.held} | {claim.job_id for claim in adopted}
+    share = Share(request.runner, in_hand, slots, offer.suspects, request.expired_too, dict(request.wants.rooms))
+    taken = claim_share(tx, book, offer.due, share, tally)
+    book.save()  # before the next time is asked for
+    wake_in_ms = _wake_in_ms(tx, book, request, offer) if len(taken) < slots else None
+    if wake_in_ms is not None and offer.due and not taken:
+        wake_in_ms = max(wake_in_ms, LOOK_AGAIN_MS)
+    return taken, wake_in_ms
 
 
 def _lock_held(tx: Transaction, request: ExchangeRequest, renewals: Sequence[Held]) -> None:

@@ -28,19 +28,24 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
     true,
 )
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_list, json_rows
+from batchq.database.dialect import json_list, json_rows, on_sqlite
 from batchq.jobs import SUSPECT_LOSSES, UNKNOWN_COST_ANSWERS, Batch, BatchState, Json, Serving, Wants
-from batchq.schema import CLAIMABLE, batches, jobs, lanes, tallies
+from batchq.schema import CLAIMABLE, LIVE_STATES, batches, jobs, lanes, tallies
 
 BATCHES_PER_EXCHANGE = 8
 
 # States stand literally in the statements: a bound value can't prove that the partial index applies.
 PENDING = jobs.c.state == literal_column("'pending'")
 INFLIGHT = jobs.c.state == literal_column("'inflight'")
+
+# The order of the index of live rows, and what is to be said beside a state so that it applies.
+IN_INDEX_ORDER = (jobs.c.batch_id, jobs.c.state.desc(), jobs.c.claimable_at, jobs.c.id)
+AMONG_LIVE = and_(on_sqlite(text(LIVE_STATES)), text("leader_id IS NULL"))
 
 now_ms = bindparam("now", type_=BigInteger)
 _serving = json_rows("serving", {"worker": Text(), "endpoint": Text(), "base_url": Text(), "opened": Boolean()})
@@ -62,8 +67,7 @@ def _first_batch_after(batch_id: ColumnElement[int]) -> ScalarSelect[int]:
     # Not min(), and in the whole order of the one index that holds nothing finished: PostgreSQL would read all rows, or
     # walk another index, depending on its statistics.
     after = select(jobs.c.batch_id).where(CLAIMABLE, jobs.c.batch_id > batch_id)
-    order = (jobs.c.batch_id, jobs.c.state.desc(), jobs.c.claimable_at, jobs.c.id)
-    return after.order_by(*order).limit(1).scalar_subquery()
+    return after.order_by(*IN_INDEX_ORDER).limit(1).scalar_subquery()
 
 
 def is_suspect(losses: ColumnElement[int]) -> ColumnElement[bool]:
@@ -84,7 +88,7 @@ def last_lease() -> ScalarSelect[int]:
 def _time(order: UnaryExpression[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     return (
         select(jobs.c.claimable_at)
-        .where(jobs.c.batch_id == batches.c.id, *conditions, CLAIMABLE)
+        .where(jobs.c.batch_id == batches.c.id, *conditions, AMONG_LIVE)
         .order_by(order)
         .limit(1)
         .correlate(batches)
@@ -115,7 +119,7 @@ def _sum(*counters: str) -> ScalarSelect[int]:
 # Counted, never a counter, which would leak with every crash. Leases that ran out are nobody's calls.
 calls_in_flight = (
     select(func.count())
-    .where(jobs.c.batch_id == batches.c.id, INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms)
+    .where(jobs.c.batch_id == batches.c.id, INFLIGHT, AMONG_LIVE, jobs.c.claimable_at > now_ms)
     .correlate(batches)
     .scalar_subquery()
 )
@@ -167,8 +171,6 @@ def find_statement(*, narrowed: bool, suspects: bool) -> AnySelect:
             _serving.c.opened,
             _lane_name.label("lane"),
             tasters.label("tasters"),
-            lanes.c.halted_at,
-            func.coalesce(lanes.c.epoch, 0).label("epoch"),
             due.label("due"),
             expired.label("expired"),
         )

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from sqlalchemy import CursorResult, Text, bindparam, func, select
+from sqlalchemy import BigInteger, CursorResult, Text, bindparam, cast, func, select
 
 from batchq.database import Transaction
 from batchq.database.dialect import insert_missing, json_list, lock_order, locks_rows, upsert
 from batchq.jobs import Answered, Batch, Lane
 from batchq.pacing import LaneState, Limits, lane
-from batchq.schema import CLAIMABLE, jobs, lanes
+from batchq.schema import jobs, lanes
 from batchq.settlement import MOST_HALTS, Settlement, condemn, may_be_its_own
-from batchq.store.find import INFLIGHT, live_batches, now_ms
+from batchq.store.find import AMONG_LIVE, INFLIGHT, live_batches, now_ms
 
 _FIELDS = tuple(field.name for field in fields(LaneState))
 _STATES = select(*(lanes.c[name] for name in _FIELDS))
@@ -33,11 +33,20 @@ _SAVE = upsert(lanes, ("name",))
 _TAKEN_MS = 20
 
 # Batch by batch, so that the index leads to the rows in flight, past all that wait.
-_calls = select(func.count()).where(
-    jobs.c.batch_id.in_(select(live_batches().c.batch_id)), INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms
+_live = live_batches()
+_calls = (INFLIGHT, AMONG_LIVE, jobs.c.claimable_at > now_ms)
+_of_batch = (
+    select(func.count())
+    .where(jobs.c.batch_id == _live.c.batch_id, *_calls, jobs.c.lane == bindparam("lane", type_=Text))
+    .correlate(_live)
+    .scalar_subquery()
 )
-_IN_FLIGHT = _calls.where(jobs.c.lane == bindparam("lane", type_=Text))
-_IN_FLIGHT_BY_LANE = _calls.add_columns(jobs.c.lane).group_by(jobs.c.lane)
+_IN_FLIGHT = select(cast(func.coalesce(func.sum(_of_batch), 0), BigInteger)).select_from(_live)
+_IN_FLIGHT_BY_LANE = (
+    select(func.count(), jobs.c.lane)
+    .where(jobs.c.batch_id.in_(select(_live.c.batch_id)), *_calls)
+    .group_by(jobs.c.lane)
+)
 
 
 class LaneBook:
@@ -51,6 +60,10 @@ class LaneBook:
         self._read: dict[str, LaneState | None] = {}
         self._states: dict[str, LaneState] = {}
         self._awake: dict[str, int | None] = {}
+
+    def go_on(self, tx: Transaction) -> None:
+        """Go on with the same transaction at its later time."""
+        self._tx = tx
 
     def read(self, names: Iterable[str]) -> None:
         """Read lanes that will be asked for, in one statement."""
@@ -149,7 +162,11 @@ class LaneBook:
 
     def _wake(self, name: str) -> int | None:
         state = self.get(name)
-        if state is None or not state.limited:
+        if state is None:
+            return None
+        if lane.ready_at(state) > self._tx.now:  # it was not when the batch was found
+            return 0
+        if not state.limited:
             return None
         in_flight = 0
         if state.max_inflight is not None or state.cut_at is not None:

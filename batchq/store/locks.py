@@ -1,8 +1,9 @@
 """Rows that a transaction waits for, always in the same order, so that no two wait for each other.
 
-Batches, then jobs by their ids, then lanes by their names, then tallies. Whatever else an exchange takes it takes
-without waiting: what others hold at that moment is passed over. SQLite has one lock for all: nothing here costs
-anything there but a read.
+Batches, then jobs by their ids, then lanes by their names (`lanes.LaneBook`), then tallies. Producers lock their batch
+with its first read (`adding`, `enqueue`), and leaders before they give them followers (`followers`); what is settled
+is locked by the statement that logs it (`settle`). Whatever else an exchange takes it takes without waiting: what
+others hold at that moment is passed over. SQLite has one lock for all: nothing here costs anything there but a read.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ _TAKE_BATCH = (
     .where(batches.c.id == bindparam("of_batch", type_=BigInteger))
     .with_for_update(skip_locked=True, key_share=True)
 )
+
+
+def lock_batch(tx: Transaction, batch_id: int) -> str | None:
+    """Wait until nobody else changes a batch, and return its state, which stays; None where it is gone."""
+    locking = select(batches.c.state).where(batches.c.id == batch_id).with_for_update(key_share=True)
+    return tx.connection.execute(locking).scalar_one_or_none()
 
 
 def take_batch(tx: Transaction, batch_id: int) -> bool:

@@ -10,9 +10,9 @@ from batchq.database import Transaction
 from batchq.database.dialect import json_list
 from batchq.jobs import Batch, BatchState
 from batchq.schema import CLAIMABLE, attempts, batches, jobs, tallies
-from batchq.store.find import INFLIGHT, PENDING, batch_from, now_ms
+from batchq.store.find import AMONG_LIVE, IN_INDEX_ORDER, INFLIGHT, batch_from, now_ms
 from batchq.store.lanes import reopen
-from batchq.store.locks import lock_jobs
+from batchq.store.locks import lock_batch, lock_jobs
 from batchq.store.log import log_taken_away
 from batchq.store.runners import read_runners
 from batchq.store.tally import PRODUCER, Tally
@@ -46,14 +46,13 @@ def cancel_chunk(tx: Transaction, batch_id: int) -> tuple[int, bool]:
 
     Returns how many, and whether there may be more.
     """
-    if _state_of(tx, batch_id) != BatchState.CANCELLED:
+    if lock_batch(tx, batch_id) != BatchState.CANCELLED:
         return 0, False
     tally = Tally()
     moved = 0
-    seen: list[int] = []
-    for condition in (PENDING, INFLIGHT):
-        chosen = select(jobs.c.id).where(jobs.c.batch_id == batch_id, condition, CLAIMABLE).limit(CHUNK_ROWS)
-        seen += tx.connection.execute(chosen).scalars().all()
+    # In one statement: a job that went from one state to the other between two would be seen by neither.
+    chosen = select(jobs.c.id).where(jobs.c.batch_id == batch_id, CLAIMABLE).order_by(*IN_INDEX_ORDER).limit(CHUNK_ROWS)
+    seen = tx.connection.execute(chosen).scalars().all()
     locked = lock_jobs(tx, seen)
     for source in ("pending", "inflight"):
         ids = {"chosen": json.dumps([row.id for row in locked if row.state == source])}
@@ -90,7 +89,7 @@ def retry_chunk(
     """
     if revive:
         _move(tx, batch.id, BatchState.CANCELLED, BatchState.OPEN)
-    elif _state_of(tx, batch.id) == BatchState.CANCELLED:
+    elif lock_batch(tx, batch.id) == BatchState.CANCELLED:
         return 0, None
     chosen = (
         select(jobs.c.id)
@@ -152,7 +151,7 @@ def claim_purge(tx: Transaction, batch: Batch) -> bool:
     if (row.sealed_at is None and row.state == BatchState.OPEN) or row.enqueue_until > tx.now:
         return False
     # In an order, since PostgreSQL might look for any such row through all that have ended.
-    live = select(jobs.c.id).where(jobs.c.batch_id == batch.id, CLAIMABLE).order_by(jobs.c.state).limit(1)
+    live = select(jobs.c.id).where(jobs.c.batch_id == batch.id, CLAIMABLE).order_by(*IN_INDEX_ORDER).limit(1)
     if tx.connection.execute(live).first() is not None:
         return False
     if any(runner.live and batch.id in (runner.batch_ids or ()) for runner in read_runners(tx)):
@@ -164,13 +163,9 @@ def claim_purge(tx: Transaction, batch: Batch) -> bool:
 def holders(tx: Transaction, batch_id: int) -> frozenset[str]:
     """Return the ids of the runners that hold jobs of a batch under leases that have not run out."""
     held = select(jobs.c.claimed_by).where(
-        jobs.c.batch_id == batch_id, INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms
+        jobs.c.batch_id == batch_id, INFLIGHT, AMONG_LIVE, jobs.c.claimable_at > now_ms
     )
     return frozenset(tx.connection.execute(held.distinct(), {"now": tx.now}).scalars().all())
-
-
-def _state_of(tx: Transaction, batch_id: int) -> str | None:
-    return tx.connection.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar_one_or_none()
 
 
 def _move(tx: Transaction, batch_id: int, source: BatchState, target: BatchState) -> None:

@@ -6,9 +6,9 @@ from sqlalchemy import BigInteger, ColumnElement, ScalarSelect, cast, func, null
 
 from batchq.database import Transaction
 from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, Usage
-from batchq.schema import CLAIMABLE, FAILED, attempts, batches, jobs
+from batchq.schema import FAILED, attempts, batches, jobs
 from batchq.store.enqueue import find_batch
-from batchq.store.find import INFLIGHT, PENDING, AnyRow, AnySelect, last_lease, next_time
+from batchq.store.find import AMONG_LIVE, INFLIGHT, PENDING, AnyRow, AnySelect, last_lease, next_time
 from batchq.store.followers import LEADER, read_through
 from batchq.store.lanes import read_lanes
 from batchq.store.runners import read_runners, read_urls
@@ -78,7 +78,7 @@ def is_finished(tx: Transaction, batch: Batch) -> bool:
 
 def _first_time(batch_id: int, state: ColumnElement[bool]) -> ScalarSelect[int]:
     # Not EXISTS: PostgreSQL reads all rows for that, where it believes that one of the first is such a row.
-    rows = select(jobs.c.claimable_at).where(jobs.c.batch_id == batch_id, state, CLAIMABLE)
+    rows = select(jobs.c.claimable_at).where(jobs.c.batch_id == batch_id, state, AMONG_LIVE)
     return rows.order_by(jobs.c.claimable_at).limit(1).scalar_subquery()
 
 

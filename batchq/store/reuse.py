@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Text, bindparam, func, insert, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Text, and_, bindparam, func, insert, or_, select
 from sqlalchemy.types import Boolean
 
 from batchq.database import Transaction
@@ -49,9 +49,13 @@ _columns: dict[str, ColumnElement[Any]] = {
 _COPY = (
     insert(jobs)
     .from_select(
-        list(_columns), select(*_columns.values()).select_from(_copied).join(_source, _source.c.id == _copied.c.source)
+        list(_columns),
+        # Between the two statements a source may have been purged, or sent back.
+        select(*_columns.values())
+        .select_from(_copied)
+        .join(_source, and_(_source.c.id == _copied.c.source, _source.c.state.in_(("done", "failed")))),
     )
-    .returning(jobs.c.state)
+    .returning(jobs.c.position, jobs.c.state)
 )
 
 
@@ -89,9 +93,12 @@ def add_reused(
     ]
     if not rows:
         return list(placed), 0
-    for row in tx.connection.execute(_COPY, {"copied": json.dumps(rows), "now": tx.now, "nothing": 0}).all():
-        tally.move(batch.id, None, row.state)
-    return [item for item in placed if item.job.key not in sources], len(rows)
+    added: dict[int, str] = dict(
+        tx.connection.execute(_COPY, {"copied": json.dumps(rows), "now": tx.now, "nothing": 0}).all()
+    )
+    for state in added.values():
+        tally.move(batch.id, None, state)
+    return [item for item in placed if item.position not in added], len(added)
 
 
 def _answers(tx: Transaction, batch: AnyRow, keys: set[str], state: JobState, reuse: Reuse) -> dict[str, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import func, select
 
 from batchq.database import Transaction
-from batchq.schema import CLAIMABLE, batches, jobs
-from batchq.store.find import INFLIGHT, now_ms
+from batchq.schema import batches, jobs
+from batchq.store.find import AMONG_LIVE, INFLIGHT, now_ms
 from batchq.store.runners import read_runners
 
 _MOST_NAMED = 5
@@ -20,7 +20,7 @@ def in_use(tx: Transaction) -> list[str]:
         phrases.append(f"{len(working) - _MOST_NAMED} more workers are running")
     leased = tx.connection.execute(
         select(func.count().label("jobs"), func.max(jobs.c.claimable_at).label("until")).where(
-            INFLIGHT, CLAIMABLE, jobs.c.claimable_at > now_ms
+            INFLIGHT, AMONG_LIVE, jobs.c.claimable_at > now_ms
         ),
         {"now": tx.now},
     ).one()

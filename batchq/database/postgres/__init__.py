@@ -282,7 +282,7 @@ class PostgresDatabase:
             now, version, *_ = connection.execute(question).one()
             if not self._moving:
                 check_version(self.location, version, writing=begin != _READ)
-            result = body(Transaction(connection, self._clock() if self._clock else now))
+            result = body(Transaction(connection, self._clock() if self._clock else now, self._clock))
         except BaseException:
             if not connection.invalidated:
                 with suppress(DBAPIError):
