@@ -12,7 +12,7 @@ from sqlalchemy import event
 from store_driver import SERVING, Hand, done, fill, new_jobs, rows
 
 from batchq.errors import BatchConflict
-from batchq.jobs import BatchState, NewBatch, Reuse
+from batchq.jobs import BatchState, FinishedPlace, NewBatch, Reuse
 from batchq.pacing import Limits
 from batchq.store import open_store, operate
 from batchq.store.find import lane_name
@@ -161,6 +161,26 @@ async def test_an_answer_that_is_gone_before_it_is_reused_is_asked_for(store, ot
     assert await store.recount(batch) == {"pending": 3}
 
 
+async def test_what_another_is_committing_is_not_passed_over_by_who_follows_a_batch(store, other):
+    batch = await fill(store, 2)
+    hand = Hand(store)
+    first, second = await hand.claim(2)
+    ending = "UPDATE jobs SET state = 'done', result = '1', finished_at = {} WHERE id = %s"
+    before_it = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint"
+    other.execute(ending.format(before_it), (first.job_id,))
+    await hand.settle(done(second))
+    page = await store.finished(batch, FinishedPlace(), running=True)
+    other.commit()
+    found = list(page.results)
+    for _ in range(300):
+        page = await store.finished(batch, page.place, running=True)
+        found += page.results
+        if len(found) == 2:
+            break
+        await asyncio.sleep(0.01)
+    assert [result.position for result in found] == [0, 1]
+
+
 async def test_lanes_are_locked_in_one_order_whatever_the_language_of_the_database(postgres, postgres_connection):
     """Names in capital and small letters: bytes and English order them the other way round."""
     name = f"english_{uuid.uuid4().hex}"
@@ -172,7 +192,9 @@ async def test_lanes_are_locked_in_one_order_whatever_the_language_of_the_databa
         async with await open_store(postgres.url(name), create=True) as store:
             for model in models:
                 await store.set_limits("echo", BASE_URL, model, Limits(max_inflight=1))
-            assert [row["name"].rpartition(" ")[2] for row in rows(store, "SELECT name FROM lanes ORDER BY name")] == list(models)
+            assert [
+                row["name"].rpartition(" ")[2] for row in rows(store, "SELECT name FROM lanes ORDER BY name")
+            ] == list(models)
             locked = await store._database.write(names_as_locked)
             assert locked == sorted(locked)
     finally:

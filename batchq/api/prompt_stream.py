@@ -94,7 +94,7 @@ class _Finished:
                 if result.state in _FINAL and self._is_new(result):
                     yield result
         if self._states.total() < self._total:
-            # A clock that was set back has put some before the place where they were looked for.
+            # A clock that was set back, or a commit that took long, has put some before the place that was looked at.
             over = self._run.done() and not self._run.cancelled() and self._run.exception() is None
             async for result in self._store.results(self._batch, with_prompt=True):
                 if (over or result.state in _FINAL) and self._is_new(result):
@@ -108,7 +108,7 @@ class _Finished:
             while True:
                 over = self._run.done()
                 watcher.changed()  # what is committed from here on is seen by the next round
-                page = await self._store.finished(self._batch, place)
+                page = await self._store.finished(self._batch, place, running=not over)
                 for result in page.results:
                     yield result
                 place = page.place

@@ -6,16 +6,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import BigInteger, bindparam, select, tuple_
 
 from batchq.database import Transaction
-from batchq.database.dialect import json_list
+from batchq.database.dialect import json_list, locks_rows
 from batchq.jobs import FinishedPage, FinishedPlace, Result, Usage
 from batchq.schema import jobs
 from batchq.store.find import AnyRow, AnySelect
 from batchq.store.results import result_of, results_statement
 
 _FREE = Usage(0, 0, 0, 0)
+# How long a transaction that settles takes at most, as a rule; who took longer is found by the last look.
+_STILL_COMMITTING_MS = 500
+_ALWAYS = 2**63 - 1
 # What is a follower's own. Its leader's answer is read once, not with each of them.
 _follower = select(jobs.c.id, jobs.c.leader_id, jobs.c.position, jobs.c.custom_id, jobs.c.key, jobs.c.payload)
 _of_several = _follower.where(jobs.c.leader_id.in_(json_list("led")))
@@ -35,25 +38,29 @@ def finished_statement() -> AnySelect:
             jobs.c.batch_id == bindparam("of_batch"),
             jobs.c.finished_at.is_not(None),
             place > tuple_(bindparam("at"), bindparam("of_job")),
+            jobs.c.finished_at <= bindparam("until", type_=BigInteger),
         )
         .order_by(jobs.c.finished_at, jobs.c.id)
         .limit(bindparam("most"))
     )
 
 
-def read_finished(tx: Transaction, batch_id: int, place: FinishedPlace, limit: int) -> FinishedPage:
+def read_finished(
+    tx: Transaction, batch_id: int, place: FinishedPlace, limit: int, *, running: bool = False
+) -> FinishedPage:
     """Return up to `limit` jobs that ended behind `place`, and up to `limit` that follow them.
 
-    Those that follow one job may take several pages.
+    Those that follow one job may take several pages. While the batch is `running`, what ended a moment ago is left
+    for the next time where a transaction that began before it may end after it.
     """
     if place.follower_id is not None:
         page = _followers_behind(tx, place, limit)
         if page.results:
             return page
         place = page.place
-    rows = tx.connection.execute(
-        finished_statement(), {"of_batch": batch_id, "at": place.at, "of_job": place.job_id, "most": limit}
-    ).all()
+    until = tx.now - _STILL_COMMITTING_MS if running and locks_rows(tx) else _ALWAYS
+    bound = {"of_batch": batch_id, "at": place.at, "of_job": place.job_id, "until": until, "most": limit}
+    rows = tx.connection.execute(finished_statement(), bound).all()
     if not rows:
         return FinishedPage((), place)
     if rows[0].followers > limit:

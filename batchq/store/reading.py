@@ -135,15 +135,17 @@ class Reading:
                 return
             after = page[-1].position
 
-    async def finished(self, batch: Batch, place: FinishedPlace, *, page_rows: int = PAGE_ROWS) -> FinishedPage:
+    async def finished(
+        self, batch: Batch, place: FinishedPlace, *, page_rows: int = PAGE_ROWS, running: bool = False
+    ) -> FinishedPage:
         """Return the next jobs that ended behind `place`, in that order, with those that follow them.
 
         There are up to `page_rows` of either kind: many followers of one job take several pages. What ended while
-        the clock was set back may stand before `place`.
+        the clock was set back, or was committed late, may stand before `place`; while the batch is `running`, what is
+        being committed is left for the next time.
         """
-        return await self._database.read(
-            partial(finished.read_finished, batch_id=batch.id, place=place, limit=page_rows)
-        )
+        body = partial(finished.read_finished, batch_id=batch.id, place=place, limit=page_rows, running=running)
+        return await self._database.read(body)
 
     async def job(self, batch: Batch, position: int) -> tuple[Result, list[Attempt]] | None:
         """Return one job with its attempts; None if there is no such position."""
