@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shlex
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,10 +22,18 @@ from sqlalchemy import Table
 from sqlalchemy.engine import URL
 
 from batchq.database import OnLocked, locate, shown
-from batchq.errors import CopyDiffers, NoDatabase, StoreError, UsageError
+from batchq.errors import (
+    BatchqError,
+    CopyDiffers,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    NoDatabase,
+    StoreError,
+    UsageError,
+)
 from batchq.formats.same_file import same_file
 from batchq.schema import COPYING, MOVED
-from batchq.store.copying import Found, Mark, Side, open_side, refuse_in_use
+from batchq.store.copying import Found, Mark, Side, open_side, refuse_in_use, taken_back
 from batchq.store.pages import TABLES, Key, Page, as_text, first_difference, with_later_times
 
 T = TypeVar("T")
@@ -32,6 +41,7 @@ S = TypeVar("S")
 
 # Below that, clocks count as the same, and times stay as they are.
 CLOCKS_DIFFER_MS = 1_000
+_MAY_PASS = (DatabaseBusy, DatabaseUnavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +94,26 @@ async def move_queue(
         found = await origin.require_schema()
         if found.standing.word is None and not force:
             refuse_in_use(origin.location, await origin.in_use())
-        async with await open_side(target, create=True, on_locked=on_locked) as goal:
-            return await _move(origin, goal, force=force, verify=verify, on_step=on_step or (lambda _step: None))
+        try:
+            async with await open_side(target, create=True, on_locked=on_locked) as goal:
+                return await _move(origin, goal, force=force, verify=verify, on_step=on_step or (lambda _step: None))
+        except BatchqError as error:
+            error.args = (f"{error}{await _way_back(origin, error)}", *error.args[1:])
+            raise
+
+
+async def _way_back(origin: Side, error: BatchqError) -> str:
+    """Return what to say of a source that an error leaves closed; nothing if it is in use, or that can't be told."""
+    with suppress(StoreError):
+        standing = (await origin.look()).standing
+        if standing.word == MOVED and "--undo" not in str(error):
+            go_on = "run the same command again to go on; " if isinstance(error, _MAY_PASS) else ""
+            return f". Nothing is lost: {go_on}{_undo(origin.location, standing.place)} lets the source be used again"
+    return ""
+
+
+def _undo(source: str, target: str) -> str:
+    return f"`batchq db copy {shlex.quote(source)} {shlex.quote(target)} --undo`"
 
 
 async def _move(origin: Side, goal: Side, *, force: bool, verify: bool, on_step: OnStep) -> Moved:
@@ -93,47 +121,84 @@ async def _move(origin: Side, goal: Side, *, force: bool, verify: bool, on_step:
     if left.leaving is not None and there.copied == left.leaving and there.standing.word is None:
         return Moved(origin.location, goal.location, {}, {}, None, already=True)
     mark = await _start(origin, goal, left, there, force=force)
+    await _refuse_taken_back(origin, goal, mark)
     totals = {name: await origin.count(table) for name, table in TABLES.items()}
     progress = _Progress(totals, passes=2 if verify else 1, on_step=on_step)
     progress.begun(mark)
     mark = await _copy(origin, goal, mark, progress)
     checksum = await _compare(origin, goal, mark.shift_ms, progress) if verify else None
-    if (await origin.look()).leaving != mark.id:
-        raise UsageError(f"{origin.location} was taken back meanwhile: delete what is in {goal.location}")
+    await _refuse_taken_back(origin, goal, mark)
     await goal.finish(mark, await origin.last_ids())
     return Moved(origin.location, goal.location, mark.rows, mark.states, checksum, mark.shift_ms)
+
+
+async def _refuse_taken_back(origin: Side, goal: Side, mark: Mark) -> None:
+    """Raise UsageError if the queue is to stay: to be asked once the mark is in the target (`store.copying`)."""
+    if (await origin.look()).leaving != mark.id:
+        raise UsageError(taken_back(origin.location, goal.location))
 
 
 async def take_back(source: str, target: str, *, force: bool = False) -> bool:
     """Let a queue that was to move be used where it was; return whether it was to move at all.
 
-    Raises UsageError where it is whole in the target, unless `force`.
+    A copy that is running can't be completed from then on. Raises UsageError where the queue is whole in the target,
+    or that can't be told, unless `force`; DatabaseBusy where another process takes it back, too. Killed at any point,
+    the same call completes it.
     """
     async with await open_side(source) as origin:
         left = await origin.look()
         if left.standing.word != MOVED:
             return False
         if not force:
-            await _refuse_arrived(origin.location, target, left)
-        await origin.thaw()
+            if _named(target) != left.standing.place:
+                raise UsageError(
+                    f"the queue of {origin.location} went to {left.standing.place}: name that instead of"
+                    f" {_named(target)}"
+                )
+            await _refuse_arrived(target, left.move, revoke=False)
+        try:
+            await _take_back(origin, target, left.move, force=force)
+        except DatabaseBusy:
+            # Somebody else who takes it back was the last to say so; he may be done.
+            if (await origin.look()).standing.word == MOVED:
+                raise
     return True
 
 
-async def _refuse_arrived(origin: str, target: str, left: Found) -> None:
-    """Raise UsageError if the queue is whole in the target, or if that can't be told."""
-    if _named(target) != left.standing.place:
-        raise UsageError(f"the queue of {origin} went to {left.standing.place}: name that instead of {_named(target)}")
+async def _take_back(origin: Side, target: str, move: str | None, *, force: bool) -> None:
+    returner = uuid.uuid4().hex
+    await origin.recall(move, returner)
+    try:
+        await _revoke(target, move, force=force)
+    except BaseException:
+        with suppress(StoreError):
+            await origin.release(returner)
+        raise
+    await origin.thaw(returner)
+
+
+async def _revoke(target: str, move: str | None, *, force: bool) -> None:
+    """Take the mark of a copy out of its target; with `force` only if that can be done."""
+    try:
+        await _refuse_arrived(target, move, revoke=True)
+    except BatchqError:
+        if not force:
+            raise
+
+
+async def _refuse_arrived(target: str, move: str | None, *, revoke: bool) -> None:
+    """Raise UsageError if the queue has arrived in the target, or if that can't be told."""
     try:
         async with await open_side(target) as goal:
-            there = await goal.look()
+            arrived = move is not None and (await goal.revoke(move) if revoke else (await goal.look()).copied == move)
     except NoDatabase:
         return
     except StoreError as error:
         raise UsageError(f"{error}. If it does not hold the whole queue, --force takes it back all the same") from error
-    if there.standing.word is None and there.copied is not None and there.copied == left.leaving:
+    if arrived:
         raise UsageError(
-            f"{goal.location} holds the whole queue, and workers may be at work on it: used in both, all its jobs would"
-            " be paid for twice. --force does it all the same"
+            f"{goal.location} holds the whole queue, or did, and workers may be at work on it: used in both, all its"
+            " jobs would be paid for twice. --force does it all the same"
         )
 
 
@@ -166,14 +231,15 @@ async def _start(origin: Side, goal: Side, left: Found, there: Found, *, force: 
         raise UsageError(f"{origin.location} holds only a part of a queue: complete that copy first")
     if there.standing.word == MOVED:
         raise UsageError(f"the queue of {goal.location} went to {there.standing.place}: name another target")
+    if left.returner is not None:
+        raise UsageError(
+            f"{origin.location} is being taken back: {_undo(origin.location, left.standing.place)} completes that"
+        )
     if there.mark is not None:
         if there.mark.id == left.leaving:
             return there.mark
-        raise UsageError(
-            f"{goal.location} holds a part of the queue of {there.mark.origin}: complete that copy, or name another"
-            " target, or delete this one"
-        )
-    if there.batches or there.lanes:
+        raise UsageError(_part_of_another(goal.location, there.mark))
+    if there.holds:
         raise UsageError(f"{goal.location} holds a queue already: name a database that is empty or not there yet")
     if left.standing.word == MOVED and left.standing.place != goal.location:
         raise UsageError(
@@ -187,18 +253,38 @@ async def _start(origin: Side, goal: Side, left: Found, there: Found, *, force: 
         mark = Mark(move, origin.location, await _shift(origin, goal))
         await goal.begin(mark)
     except BaseException:
-        if not await _has_begun(goal, move):
-            await origin.thaw()
+        with suppress(StoreError):
+            await _open_again(origin, goal, move)
         raise
     return mark
 
 
+def _part_of_another(target: str, mark: Mark) -> str:
+    if mark.taken_back:
+        return f"{target} holds a part of the queue of {mark.origin}, which was taken back: delete it, or name another"
+    return (
+        f"{target} holds a part of the queue of {mark.origin}: complete that copy, or name another target, or delete"
+        " this one"
+    )
+
+
+async def _open_again(origin: Side, goal: Side, move: str) -> None:
+    """Let the source be used again, unless another process has begun the same move, or that can't be told."""
+    if await _has_begun(goal, move):
+        return
+    returner = uuid.uuid4().hex
+    await origin.recall(move, returner)
+    try:
+        begun = await _has_begun(goal, move)
+    except BaseException:
+        await origin.release(returner)
+        raise
+    await (origin.release(returner) if begun else origin.thaw(returner))
+
+
 async def _has_begun(goal: Side, move: str) -> bool:
-    """Whether another process has begun the same move; not, where that can't be told: its part is of no use then."""
-    with suppress(StoreError):
-        mark = (await goal.look()).mark
-        return mark is not None and mark.id == move
-    return False
+    found = await goal.look()
+    return found.copied == move or (found.mark is not None and found.mark.id == move)
 
 
 async def _shift(origin: Side, goal: Side) -> int:
@@ -271,8 +357,10 @@ class _Progress:
         self._say("comparing", table, self._compared[table.name], done)
 
     def _say(self, doing: str, table: Table, done: int, all_done: int) -> None:
-        total = self._totals[table.name]
-        self._on_step(Step(doing, table.name, done, total, all_done, self._passes * sum(self._totals.values())))
+        # What was estimated may be less than there is.
+        total = max(self._totals[table.name], done)
+        all_total = max(self._passes * sum(self._totals.values()), all_done)
+        self._on_step(Step(doing, table.name, done, total, all_done, all_total))
 
 
 async def _both(one: Awaitable[T], other: Awaitable[S]) -> tuple[T, S]:

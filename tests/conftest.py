@@ -10,6 +10,15 @@ from store_driver import Clock, make_tables, open_queue
 
 SHARED_SERVER = pytest.StashKey[SharedServer]()
 
+# The longest of all, first: what starts last lengthens the whole run when it is long.
+LONGEST = (
+    "test_mypy_is_content",
+    "test_every_history_keeps_the_invariants",
+    "test_six_at_once_upgrade_once",
+    "test_sixteen_workers_start_at_once_on_an_empty_directory",
+    "test_a_storm_ends_with_one_answer_for_every_prompt_and_true_accounts",
+)
+
 
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):
@@ -24,6 +33,11 @@ def pytest_configure_node(node):
 def pytest_unconfigure(config):
     if SHARED_SERVER in config.stash:
         config.stash[SHARED_SERVER].close()
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(getattr(item, "originalname", item.name), len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial, partialmethod
+from itertools import count, product
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,7 @@ from store_driver import (
 )
 
 from batchq import transfer
+from batchq.database import locate, shown
 from batchq.database.bulk import copy_rows
 from batchq.errors import (
     CopyDiffers,
@@ -467,11 +471,12 @@ def crash_at(monkeypatch, number, *, committed=True):
     with monkeypatch.context() as patch:
         patch.setattr(Side, "_write", write)
         # A process that is killed puts nothing right.
-        patch.setattr(Side, "thaw", nothing)
+        patch.setattr(transfer, "_open_again", nothing)
+        patch.setattr(Side, "release", nothing)
         yield
 
 
-async def nothing(_self):
+async def nothing(*_arguments):
     pass
 
 
@@ -499,10 +504,10 @@ async def test_a_copy_that_was_broken_off_anywhere_goes_on(place, monkeypatch, c
 
 async def test_a_copy_that_is_killed_again_and_again_arrives_whole(way, tmp_path):
     source, target = way
-    count = 16_000
+    jobs = 16_000
     async with await open_queue(source, past()) as store:
         batch = await store.open_batch(NewBatch("demo", "echo"))
-        for start in range(0, count, 2_000):
+        for start in range(0, jobs, 2_000):
             await store.add_jobs(batch, new_jobs(2_000, start))
         await store.seal(batch)
         hand = Hand(store)
@@ -646,6 +651,369 @@ async def test_nothing_is_taken_back_that_may_have_arrived(place, postgres, monk
     with pytest.raises(UsageError, match="--force"):
         await take_back(source, "postgresql://127.0.0.1:1/gone")
     assert await take_back(source, "postgresql://127.0.0.1:1/gone", force=True)
+
+
+# Taken back while it is copied: never at work in both.
+
+
+def alive(location):
+    """Whether the queue in it can be worked on."""
+    try:
+        return told(location, "schema_version") == str(SCHEMA_VERSION) and bool(rows_of(location, TABLES["batches"]))
+    except Exception:  # noqa: BLE001 - no database, no tables
+        return False
+
+
+class Actor:
+    """Does something up to its n-th transaction, and the rest when it is told to."""
+
+    current = ContextVar("actor", default=None)
+
+    def __init__(self, doing, transactions):
+        self.left = transactions
+        self.stopped = False
+        self._running = 0
+        self._waiting = 0
+        self._go = asyncio.Event()
+        token = Actor.current.set(self)
+        self.task = asyncio.create_task(doing())
+        Actor.current.reset(token)
+
+    async def until_it_stops(self):
+        while not self.task.done() and (self._running or not self._waiting):
+            await asyncio.sleep(0)
+
+    async def to_the_end(self):
+        self.left = 1_000
+        self._go.set()
+        await asyncio.wait([self.task])
+        error = self.task.exception()
+        assert error is None or isinstance(error, UsageError | DatabaseBusy), repr(error)
+
+    @classmethod
+    def gate(cls, monkeypatch):
+        for name in ("look", "_write"):
+            monkeypatch.setattr(Side, name, partialmethod(cls._gated, getattr(Side, name)))
+
+    async def _gated(self, original, *arguments, **options):
+        actor = Actor.current.get()
+        if actor is None:
+            return await original(self, *arguments, **options)
+        while actor.left <= 0:
+            actor.stopped = True
+            actor._waiting += 1
+            await actor._go.wait()
+            actor._waiting -= 1
+        actor.left -= 1
+        actor._running += 1
+        try:
+            return await original(self, *arguments, **options)
+        finally:
+            actor._running -= 1
+
+
+async def interleaved(one, other, check):
+    """Have `one` stop at each of its transactions, `other` at each of its own meanwhile, and both go on to their ends.
+
+    `one` and `other` are given a fresh place each time; `check` is asked about it then.
+    """
+    number = 0
+    for first in count():
+        for second in count():
+            number += 1
+            context = check(number)
+            source, target = next(context)
+            a = Actor(partial(one, source, target), first)
+            await a.until_it_stops()
+            b = Actor(partial(other, source, target), second)
+            await b.until_it_stops()
+            await a.to_the_end()
+            await b.to_the_end()
+            with suppress(StopIteration):
+                next(context)
+            assert not (alive(source) and alive(target)), f"both are at work: {first}, {second}"
+            if not (alive(source) or alive(target)):
+                assert await take_back(source, target)
+                assert alive(source)
+                assert not alive(target)
+            if not b.stopped:
+                break
+        if not a.stopped:
+            break
+    assert number > 8
+
+
+async def copy_unseen(source, target):
+    await move_queue(source, target, verify=False)
+
+
+START = ["in use", "closed", "closed, no target", "begun"]
+
+
+async def made_ready(tmp_path, monkeypatch, start):
+    """Make a small queue, in use or on its way; return what gives fresh copies of it."""
+    work = tmp_path / "work"
+    work.mkdir()
+    source, target = str(work / "source.db"), str(work / "target.db")
+    async with await open_store(source, create=True) as store:
+        await fill(store, 2)
+    if start != "in use":
+        with crash_at(monkeypatch, 3 if start == "begun" else 1), pytest.raises(Crash):
+            await move_queue(source, target)
+    if start == "closed, no target":
+        Path(target).unlink()
+    kept = tmp_path / "kept"
+    shutil.copytree(work, kept)
+
+    def fresh(_number):
+        shutil.rmtree(work)
+        shutil.copytree(kept, work)
+        yield source, target
+
+    return fresh
+
+
+@pytest.mark.parametrize(
+    ("pair", "start"),
+    # Nothing is taken back before it was closed.
+    [("copy, copy", "in use"), *product(["copy, undo"], START), *product(["undo, copy", "undo, undo"], START[1:])],
+)
+async def test_whoever_stops_wherever_a_queue_is_never_at_work_in_both(tmp_path, monkeypatch, pair, start):
+    fresh = await made_ready(tmp_path, monkeypatch, start)
+    Actor.gate(monkeypatch)
+    one, other = ({"copy": copy_unseen, "undo": take_back}[name] for name in pair.split(", "))
+    await interleaved(one, other, fresh)
+
+
+async def test_what_is_taken_back_at_the_last_moment_never_opens(way, monkeypatch):
+    source, target = way
+    async with await open_store(source, create=True) as store:
+        await fill(store, 5)
+    original = Side.finish
+
+    async def late(*arguments):
+        assert await take_back(source, target)
+        await original(*arguments)
+
+    monkeypatch.setattr(Side, "finish", late)
+    with pytest.raises(UsageError, match="taken back"):
+        await move_queue(source, target)
+    assert alive(source)
+    assert not alive(target)
+    with pytest.raises(UsageError, match=r"taken back.*delete"):
+        await move_queue(source, target)
+    assert alive(source)
+
+
+async def test_what_arrives_at_the_last_moment_is_not_taken_back(way, monkeypatch):
+    source, target = way
+    async with await open_store(source, create=True) as store:
+        await fill(store, 5)
+    with crash_at(monkeypatch, 4), pytest.raises(Crash):
+        await move_queue(source, target)
+    original = Side.look
+    looks = 0
+
+    async def late(self):
+        nonlocal looks
+        looks += 1
+        found = await original(self)
+        if looks == 2:
+            await move_queue(source, target)
+        return found
+
+    monkeypatch.setattr(Side, "look", late)
+    with pytest.raises(UsageError, match="paid for twice"):
+        await take_back(source, target)
+    assert alive(target)
+    assert not alive(source)
+    assert (await move_queue(source, target)).already
+
+
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("start", START[1:])
+async def test_an_undo_that_was_broken_off_is_completed_by_the_next(tmp_path, monkeypatch, start, committed):
+    fresh = await made_ready(tmp_path, monkeypatch, start)
+    for number in count(1):
+        source, target = next(fresh(number))
+        try:
+            with crash_at(monkeypatch, number, committed=committed):
+                assert await take_back(source, target)
+        except Crash:
+            with suppress(UsageError):
+                await copy_unseen(source, target)
+            assert not (alive(source) and alive(target))
+            if not alive(target):
+                await take_back(source, target)
+                assert alive(source)
+        else:
+            break
+    assert number >= 3
+
+
+async def test_an_undo_that_is_killed_between_its_steps_is_completed(way, tmp_path):
+    source, target = way
+    async with await open_store(source, create=True) as store:
+        await fill(store, 5)
+    stuck = (
+        "import asyncio\n"
+        "from batchq.store import copying\n"
+        "async def stuck(*_):\n"
+        "    print('stuck', flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "copying.Side.{} = stuck\n"
+        "from batchq.cli import main\n"
+        "main()\n"
+    )
+
+    def run_until_stuck(step, *arguments):
+        (tmp_path / "stuck.py").write_text(stuck.format(step))
+        command = [sys.executable, "stuck.py", "db", "copy", source, target, *arguments]
+        with subprocess.Popen(command, cwd=tmp_path, env=shell.environment, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"stuck\n"
+            process.kill()
+
+    with bench(tmp_path) as shell:
+        run_until_stuck("finish")
+        run_until_stuck("thaw", "--undo")
+        for arguments, code, sentence in (
+            ((), 2, "being taken back"),
+            (("--undo",), 0, "can be used again"),
+            (("--undo",), 0, "nothing changed"),
+        ):
+            ended = shell.run("db", "copy", source, target, *arguments)
+            assert (ended.returncode, sentence in ended.stderr) == (code, True), ended.stderr
+    assert alive(source)
+    assert not alive(target)
+
+
+async def test_what_has_moved_on_from_its_target_is_only_taken_back_by_force(place):
+    first, second, third = (place("sqlite", name) for name in ("first", "second", "third"))
+    async with await open_store(first, create=True) as store:
+        await fill(store, 1)
+    await move_queue(first, second)
+    await move_queue(second, third)
+    with pytest.raises(UsageError, match="paid for twice"):
+        await take_back(first, second)
+    assert not alive(first)
+
+
+async def test_by_force_what_can_be_reached_is_closed_all_the_same(files, monkeypatch):
+    source, target = files
+    async with await open_store(source, create=True) as store:
+        await fill(store, 1)
+    original = Side.finish
+
+    async def late(*arguments):
+        assert await take_back(source, target, force=True)
+        await original(*arguments)
+
+    monkeypatch.setattr(Side, "finish", late)
+    with pytest.raises(UsageError, match="taken back"):
+        await move_queue(source, target)
+    assert alive(source)
+    assert not alive(target)
+
+
+# What can't be copied, and how to go on.
+
+
+REFUSED = {
+    "a number": ("batches", "UPDATE batches SET priority = ? WHERE id = 2", 2**33, "id 2"),
+    "a NUL": ("jobs", "UPDATE jobs SET custom_id = ? WHERE position = 30 AND batch_id = 1", "a\x00b", "id 31"),
+    "a text": ("jobs", "UPDATE jobs SET custom_id = ? WHERE position = 0 AND batch_id = 2", "", "id 41"),
+    "the last": ("jobs", "UPDATE jobs SET custom_id = ? WHERE position = 9 AND batch_id = 2", "a\x00b", "id 50"),
+}
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("what", REFUSED)
+async def test_a_row_that_is_refused_is_named_and_so_is_the_way_back(place, tmp_path, what, driver):
+    source, target = place("sqlite", "source"), place("postgresql", "target").replace("+psycopg", f"+{driver}")
+    table, sql, value, key = REFUSED[what]
+    async with await open_store(source, create=True) as store:
+        await fill(store, 40)
+        await fill(store, 10, "more")
+    change(source, sql, value or "".join(uuid.uuid4().hex for _ in range(300)))
+    with pytest.raises(DataRefused, match=rf"{table}, {key}\b") as refused:
+        await move_queue(source, target)
+    command = f"`batchq db copy {source} {shown(locate(target))} --undo` lets the source be used again"
+    assert command in str(refused.value)
+    assert "same command" not in str(refused.value)
+    with bench(tmp_path) as shell:
+        ended = shell.run("db", "copy", source, target)
+        assert ended.returncode == 1
+        assert ended.stderr.count("--undo") == 1
+        assert shell.run("db", "copy", source, target, "--undo").returncode == 0
+    assert alive(source)
+
+
+async def test_what_differs_leads_back_too(files, monkeypatch):
+    source, target = files
+    async with await open_store(source, create=True) as store:
+        await fill(store, 3)
+    original = transfer._compare
+
+    async def damaged(*arguments):
+        change(target, "DELETE FROM jobs WHERE id = 2")
+        return await original(*arguments)
+
+    monkeypatch.setattr(transfer, "_compare", damaged)
+    with pytest.raises(CopyDiffers, match=rf"jobs lacks id 2.*`batchq db copy {source} {target} --undo`"):
+        await move_queue(source, target)
+
+
+async def test_an_outage_leads_on_and_back(files, monkeypatch):
+    source, target = files
+    async with await open_store(source, create=True) as store:
+        await fill(store, 3)
+
+    async def full(*_arguments):
+        raise DatabaseUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Side, "append", full)
+        with pytest.raises(DatabaseUnavailable, match=rf"run the same command again.* {source} {target} --undo`"):
+            await move_queue(source, target)
+    assert (await move_queue(source, target)).rows["jobs"] == 3
+
+
+async def test_an_error_that_leaves_the_source_in_use_speaks_of_no_way_back(files):
+    source, target = files
+    for location in files:
+        async with await open_store(location, create=True) as store:
+            await fill(store, 1)
+    with pytest.raises(UsageError) as refused:
+        await move_queue(source, target)
+    assert "--undo" not in str(refused.value)
+
+
+# How many there are.
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_no_row_is_counted_behind_a_bound(place, kind, monkeypatch):
+    source, target = place(kind, "source"), place("sqlite", "target")
+    async with await open_queue(source, past()) as store:
+        await fill(store, 60)
+        hand = Hand(store)
+        await hand.settle(*map(done, await hand.claim(30)))
+    change(source, "DELETE FROM jobs WHERE id BETWEEN 41 AND 50")
+    async with await open_side(source) as side:
+        assert [await side.count(TABLES[name]) for name in ("batches", "jobs", "attempts", "lanes")] == [1, 50, 30, 0]
+        monkeypatch.setattr("batchq.store.copying.COUNTED_ROWS", 49)
+        assert await side.count(TABLES["jobs"]) == 60
+        monkeypatch.setattr("batchq.store.copying.COUNTED_ROWS", 9)
+        assert [await side.count(TABLES[name]) for name in ("jobs", "attempts")] == [60, 30]
+    steps = []
+    monkeypatch.setattr("batchq.store.copying.Side.count", two)
+    await move_queue(source, target, on_step=steps.append)
+    assert all(step.done <= step.total and step.all_done <= step.all_total for step in steps)
+    assert steps[-1].all_done == steps[-1].all_total
+
+
+async def two(_self, _table):
+    return 2
 
 
 # Compared.

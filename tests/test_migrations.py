@@ -191,11 +191,11 @@ async def test_what_was_in_flight_is_settled_after_an_upgrade(old, clock):
         assert states(store, batch)["failed"] == 2
 
 
-def test_ten_at_once_upgrade_once(old):
-    with ThreadPoolExecutor(10) as threads:
-        finished = list(threads.map(lambda _: python(OPEN, old), range(10)))
-    assert [each.stderr for each in finished] == [""] * 10
-    assert sorted(each.stdout.rpartition(", ")[2].strip(")\n") for each in finished) == ["1"] + ["None"] * 9
+def test_six_at_once_upgrade_once(old):
+    with ThreadPoolExecutor(6) as threads:
+        finished = list(threads.map(lambda _: python(OPEN, old), range(6)))
+    assert [each.stderr for each in finished] == [""] * 6
+    assert sorted(each.stdout.rpartition(", ")[2].strip(")\n") for each in finished) == ["1"] + ["None"] * 5
     assert version_of(old) == str(SCHEMA_VERSION)
     assert content_of(old) == as_written()
 

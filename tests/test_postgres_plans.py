@@ -7,10 +7,14 @@ import json
 import anyio
 import psycopg
 import pytest
-from plan_cases import JOB_COLUMNS, PER_BATCH, USES, job_rows, listen, make_batches
+from plan_cases import JOB_COLUMNS, PER_BATCH, USES, batch, job_rows, listen, make_batches
 from postgres import fresh_database
+from store_driver import done
 
+from batchq.jobs import Claim
 from batchq.schema import ENDED_KEY
+from batchq.store import settle
+from batchq.store.tally import Tally
 
 
 def load(url: str) -> None:
@@ -55,6 +59,10 @@ def queue(request, loaded, postgres, postgres_connection):
 def steps(connection, text: str, parameters) -> list[dict]:
     """The nodes of the plan that PostgreSQL makes for a statement of the store."""
     (plan,) = connection.execute(f"EXPLAIN (FORMAT JSON) {text}", parameters).fetchone()
+    return nodes_of(plan)
+
+
+def nodes_of(plan) -> list[dict]:
     found, waiting = [], [plan[0]["Plan"]]
     while waiting:
         found.append(waiting.pop())
@@ -131,3 +139,43 @@ def test_the_walk_of_live_batches_seeks_once_per_batch(queue):
 )
 def test_what_is_read_is_read_by_its_index(queue, use, index):
     assert index in set().union(*(indexes(nodes) for _, nodes in plans(queue, use)))
+
+
+FEW_JOBS, ENDED_AT_ONCE = 4_000, 1_000
+
+
+def test_what_ends_is_settled_in_one_pass_when_statistics_know_of_nothing_in_flight(postgres_queue):
+    """Statistics say so before a batch begins; a row that ended must not be compared with each one in flight."""
+    anyio.run(make_batches, postgres_queue)
+    with psycopg.connect(plain(postgres_queue), autocommit=True) as connection:
+        connection.execute("ALTER TABLE jobs SET (autovacuum_enabled = false)")
+        connection.execute(
+            "INSERT INTO jobs (batch_id, position, key, payload, state, claimable_at, created_at) "
+            "SELECT 3, n, lpad(to_hex(n), 32, '0'), '\"prompt\"', 'pending', 0, 0 FROM generate_series(1, %s) AS n",
+            [FEW_JOBS],
+        )
+        connection.execute("ANALYZE jobs")
+        connection.execute(
+            "UPDATE jobs SET state = 'inflight', token = 1, attempts = 1, claimed_by = 'runner', claimed_at = 0 "
+            "WHERE position <= %s",
+            [ENDED_AT_ONCE],
+        )
+        ids = [job_id for (job_id,) in connection.execute("SELECT id FROM jobs WHERE state = 'inflight'")]
+
+        def end_all(transaction) -> None:
+            ran = batch(transaction)
+            settlements = [done(Claim(job_id, 1, ran, 0, None, '"x"', 1, 0, 0)) for job_id in ids]
+            settled, late = settle.write_settlements(transaction, settlements, Tally())
+            assert (len(settled), late) == (ENDED_AT_ONCE, 0)
+
+        asked = [(text, values) for text, values in anyio.run(listen, postgres_queue, end_all) if " jobs" in text]
+        assert asked
+        for text, values in asked:
+            (plan,) = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", values).fetchone()
+            looked_at = [(rows_looked_at(node), node["Node Type"]) for node in nodes_of(plan)]
+            assert max(looked_at)[0] <= 2 * FEW_JOBS, f"{text}\n{looked_at}"
+
+
+def rows_looked_at(node: dict) -> float:
+    removed = sum(count for name, count in node.items() if name.startswith("Rows Removed by"))
+    return (node["Actual Rows"] + removed) * node["Actual Loops"]

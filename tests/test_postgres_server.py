@@ -115,10 +115,10 @@ def test_every_test_has_an_empty_database(postgres_url, _time):
         connection.execute("CREATE TABLE jobs (id int)")
 
 
-def test_a_location_is_a_new_file_or_an_empty_database(location):
-    if location.startswith("postgresql+psycopg://"):
-        connection = psycopg.connect(location.replace("+psycopg", ""))
+def test_an_empty_location_is_a_new_file_or_an_empty_database(empty_location):
+    if empty_location.startswith("postgresql+psycopg://"):
+        connection = psycopg.connect(empty_location.replace("+psycopg", ""))
     else:
-        connection = sqlite3.connect(location)
+        connection = sqlite3.connect(empty_location)
     with closing(connection):
         connection.execute("CREATE TABLE jobs (id int)")

@@ -627,7 +627,7 @@ def explore(arena: Arena, *, examples: int, steps: int, **options) -> None:
 
 def test_every_history_keeps_the_invariants(arena):
     # A history takes ten times as long on a server.
-    explore(arena, examples=90 if arena.is_sqlite else 15, steps=40)
+    explore(arena, examples=60 if arena.is_sqlite else 10, steps=40)
 
 
 # The test of the test: each of these guards lets a stale attempt through.
@@ -685,15 +685,13 @@ def settle_whatever_is_logged(log, settling):
     return settling.where(select(func.count(logged.c.job_id)).scalar_subquery() >= 0)
 
 
+# Chance finds the others too, in more time; known histories find each of them, on both databases.
 @pytest.mark.parametrize("location", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("name", WEAK_GUARDS)
-def test_a_weak_guard_is_found(arena, monkeypatch, name):
+@pytest.mark.parametrize("name", ["state", "owner"])
+def test_a_weak_guard_is_found_by_chance(arena, monkeypatch, name):
     weaken(monkeypatch, arena, WEAK_GUARDS[name])
     with pytest.raises(AssertionError):
         explore(arena, examples=400, steps=40, phases=[Phase.generate], report_multiple_bugs=False)
-
-
-# Chance finds them on a server too, but in minutes.
 
 
 def lose(machine, name):

@@ -46,7 +46,7 @@ def copy(source: str, target: str, *, force: bool, no_verify: bool, undo: bool, 
 
 def _move(source: str, target: str, *, force: bool, verify: bool) -> Moved:
     from batchq.display.steps import show_steps
-    from batchq.errors import CopyDiffers
+    from batchq.errors import BatchqError
     from batchq.transfer import move_queue
 
     begun = False
@@ -69,7 +69,7 @@ def _move(source: str, target: str, *, force: bool, verify: bool) -> Moved:
                 )
             )
     except BaseException as error:
-        if begun and not isinstance(error, CopyDiffers):
+        if begun and not (isinstance(error, BatchqError) and "--undo" in str(error)):
             say(
                 "batchq: the copy is not complete: run the same command again to go on, or with --undo to use the"
                 " source again"

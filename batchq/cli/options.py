@@ -111,5 +111,13 @@ def run_async(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def command_line(verb: str, *arguments: str, db: str | None = None) -> str:
     """Return a batchq command as a person would type it; `db` only where it was given as a flag."""
-    database = ["--db", db] if db else []
+    database = ["--db", _without_password(db)] if db else []
     return f"`{shlex.join(['batchq', verb, *arguments, *database])}`"
+
+
+def _without_password(db: str) -> str:
+    if "://" not in db:
+        return db
+    from batchq.database.location import shown_location
+
+    return shown_location(db)

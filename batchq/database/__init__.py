@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchq.database.contract import Database, OnLocked, Transaction, Watcher
 from batchq.database.inspection import Inspection, inspect_database
-from batchq.database.location import database_file, locate, shown
+from batchq.database.location import database_file, locate, shown, shown_location
 from batchq.database.sqlite import open_sqlite
 from batchq.database.sqlite.removal import remove_if_empty
 
@@ -26,6 +26,7 @@ __all__ = [
     "open_database",
     "remove_if_empty",
     "shown",
+    "shown_location",
     "upgrade_database",
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -12,6 +14,11 @@ from batchq.errors import ConfigurationError
 _DRIVERS = {
     "postgresql": "psycopg", "postgres": "psycopg", "postgresql+psycopg": "psycopg", "postgresql+asyncpg": "asyncpg",
 }  # fmt: skip
+# psycopg hands all that a URL asks for to libpq; asyncpg has arguments of its own.
+_ASYNCPG_OPTIONS = frozenset({"ssl", "passfile", "host", "port", "timeout", "command_timeout"})
+_ESCAPES = "in a password write @ : / # ? % as %40 %3A %2F %23 %3F %25"
+# A URL without its slashes, or without its scheme, would be a path, and its password be shown.
+_LIKE_A_URL = re.compile(r"(postgres(ql)?(\+\w+)?:/?[^/])|([^/\s]+:[^/\s]*@[^/\s]+/)", re.IGNORECASE)
 
 
 def locate(location: str) -> Path | URL:
@@ -19,23 +26,39 @@ def locate(location: str) -> Path | URL:
 
     `location` is a path, a `sqlite://` URL or a `postgresql://` URL. Raises ConfigurationError for any other.
     """
+    location = location.strip()
     if "://" not in location:
+        if _LIKE_A_URL.match(location):
+            raise ConfigurationError(
+                "the database is neither a path nor a URL: write postgresql+psycopg://host/database"
+            )
         return Path(location).expanduser().absolute()
     try:
         url = make_url(location)
-    except ArgumentError as error:
-        raise ConfigurationError(f"{_without_password(location)!r} is not a database URL") from error
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"{_without_password(location)!r} is not a database URL; {_ESCAPES}") from None
     if url.get_backend_name() == "sqlite":
         return _file_of(url)
-    driver = _DRIVERS.get(url.drivername)
+    driver = _DRIVERS.get(url.drivername.lower())
     if driver is None:
         raise ConfigurationError(
             f"{url.drivername} is not supported; use a path, sqlite:///path, postgresql+psycopg:// or"
             " postgresql+asyncpg://"
         )
-    if not url.database:
+    if not url.database and not os.environ.get("PGDATABASE"):
         raise ConfigurationError(f"{shown(url)} names no database: write postgresql+psycopg://host/database")
-    return url.set(drivername=f"postgresql+{driver}")
+    url = url.set(drivername=f"postgresql+{driver}", database=url.database.rstrip("/") if url.database else None)
+    return _for_asyncpg(url) if driver == "asyncpg" else url
+
+
+def shown_location(location: str) -> str:
+    """Return what `--db` was given for people to read: a URL without its password."""
+    if "://" not in location:
+        return location
+    try:
+        return shown(make_url(location.strip()))
+    except (ArgumentError, ValueError):
+        return _without_password(location)
 
 
 def database_file(location: str) -> Path | None:
@@ -46,7 +69,21 @@ def database_file(location: str) -> Path | None:
 
 def shown(url: URL) -> str:
     """Return a URL for people to read: without its password, wherever it stands in it."""
-    return url.difference_update_query(["password", "passfile", "sslpassword"]).render_as_string(hide_password=True)
+    query = {name: value for name, value in url.query.items() if name not in {"password", "passfile", "sslpassword"}}
+    public = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query)
+    return public.render_as_string(hide_password=False)
+
+
+def _for_asyncpg(url: URL) -> URL:
+    """Return the URL with the options that asyncpg has. Raises ConfigurationError for any other."""
+    query = {("ssl" if name == "sslmode" else name): value for name, value in url.query.items()}
+    unknown = sorted(query.keys() - _ASYNCPG_OPTIONS)
+    if unknown:
+        raise ConfigurationError(
+            f"asyncpg knows no {', '.join(unknown)} (in {shown(url)}); psycopg knows all that libpq does: write"
+            " postgresql+psycopg://"
+        )
+    return url.set(query=query)
 
 
 def _file_of(url: URL) -> Path:

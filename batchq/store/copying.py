@@ -3,6 +3,10 @@
 The source can only be read from the first page on, and the target not even that before the last (`database.moving`
 has the words that say so to everybody else). How far the target is stands in its `meta`, and moves in the transaction
 that brings the rows.
+
+No transaction spans both, so a queue is taken back in three steps: the source says that it is, then the target's mark
+is taken away, then the source opens. Whoever copies looks into the source once his mark is in the target. So either he
+finds out, or his mark is taken away after that look, and without it he can't open the target.
 """
 
 from __future__ import annotations
@@ -10,11 +14,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Self
+from typing import NoReturn, Self, TypeVar
 
-from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy import Integer, Table, delete, exists, func, insert, literal, select, update
 
 from batchq.database import Database, OnLocked, Transaction, open_database
 from batchq.database.bulk import copy_rows
@@ -22,19 +27,36 @@ from batchq.database.dialect import upsert
 from batchq.database.moving import Standing
 from batchq.database.version import check_version
 from batchq.database.wholesale import count_values, give_ids_behind, last_id, shut_out_others
-from batchq.errors import DatabaseBusy, UsageError
+from batchq.errors import DatabaseBusy, DatabaseUnavailable, DataRefused, UsageError
 from batchq.schema import COPYING, MOVED, SCHEMA_VERSION, batches, jobs, lanes, meta, runners
-from batchq.store.find import AnySelect
-from batchq.store.pages import PAGE_BYTES, PAGE_ROWS, STEP_ROWS, TABLES, Key, Page, Row, read_page, states_of
+from batchq.store.pages import (
+    PAGE_BYTES,
+    PAGE_ROWS,
+    STEP_ROWS,
+    TABLES,
+    Key,
+    Page,
+    Row,
+    key_columns,
+    read_page,
+    states_of,
+)
 from batchq.store.unmoved import in_use
 
+T = TypeVar("T")
+
 PATIENCE = 60.0
+# More are estimated: a server ends long statements.
+COUNTED_ROWS = 100_000
 WITH_IDS = (batches, jobs)
 
 _COPY = "copy"
 _COPIED = "copied"
 _LEAVING = "leaving"
 _VERSION = "schema_version"
+_OTHERS = "another process has changed what the database is for at the same moment: run this again"
+# Stands for the id in the mark of a copy that nobody can go on with.
+_TAKEN_BACK = "taken back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +82,11 @@ class Mark:
         after = found.pop("after")
         return cls(**found, after=None if after is None else tuple(after))
 
+    @property
+    def taken_back(self) -> bool:
+        """Whether the queue was taken back where it came from: nobody can go on."""
+        return self.id == _TAKEN_BACK
+
     def __str__(self) -> str:
         """Return it as text, always the same for the same."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -73,15 +100,24 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a database is to a move: whole, in part or left; the ids of moves that it has to do with; what it holds."""
+    """What a database is to a move: whole, in part or left; the ids of moves that it has to do with.
+
+    `move` takes its queue away, `returner` is taking that back; `copied` brought a queue, `mark` tells of one that is
+    on its way. `holds` tells whether there is a batch or a lane.
+    """
 
     standing: Standing
-    leaving: str | None
+    move: str | None
+    returner: str | None
     copied: str | None
     mark: Mark | None
-    batches: int
-    lanes: int
+    holds: bool
     now: int
+
+    @property
+    def leaving(self) -> str | None:
+        """The id of the move that takes the queue away, unless it is being taken back."""
+        return None if self.returner else self.move
 
 
 class Side:
@@ -123,9 +159,21 @@ class Side:
         """Let the queue only be read from now on: it moves to `place`. Raises UsageError if somebody is at work."""
         await self._write(partial(_freeze, location=self.location, move=move, place=place, force=force))
 
-    async def thaw(self) -> None:
-        """Let the queue be used again."""
-        await self._write(_thaw)
+    async def recall(self, move: str | None, returner: str) -> None:
+        """Say that the queue is being taken back, and by whom: no copy begins, or is gone on with, from now on."""
+        await self._write(partial(_recall, move=move, returner=returner))
+
+    async def release(self, returner: str) -> None:
+        """Let the move go on that was to be taken back, unless somebody else takes it back by now."""
+        await self._write(partial(_release, returner=returner))
+
+    async def thaw(self, returner: str) -> None:
+        """Let the queue be used again. Raises DatabaseBusy if somebody else takes it back by now."""
+        await self._write(partial(_thaw, returner=returner))
+
+    async def revoke(self, move: str) -> bool:
+        """Let nobody complete a copy; return whether somebody has."""
+        return await self._write(partial(_revoke, move=move))
 
     async def begin(self, mark: Mark) -> None:
         """Let nobody use the queue before it is whole. Raises UsageError if it holds anything."""
@@ -141,24 +189,51 @@ class Side:
         return page
 
     async def append(self, table: Table, page: Page, old: Mark, new: Mark) -> None:
-        """Add rows and move the mark with them. Raises DatabaseBusy if another process has moved it."""
-        await self._write(partial(_append, location=self.location, table=table, rows=page.rows, old=old, new=new))
+        """Add rows and move the mark with them.
+
+        Raises DatabaseBusy if another process has moved it, UsageError if the queue was taken back; DataRefused with
+        the key of the first row that is to blame.
+        """
+        try:
+            await self._write(partial(_append, location=self.location, table=table, rows=page.rows, old=old, new=new))
+        except DataRefused as error:
+            row = await self._first_refused(table, page.rows)
+            raise DataRefused(f"{error}: it is in {table.name}, {_named(table, row)}") from error
+
+    async def _first_refused(self, table: Table, rows: Sequence[Row]) -> Row:
+        """Return the first row that can't be added, where all of them can't; nothing is kept of the trials."""
+        taken, refused = 0, len(rows)
+        while refused - taken > 1:
+            middle = (taken + refused) // 2
+            try:
+                await self._write(partial(_try_rows, table=table, rows=rows[:middle]))
+            except _TakenError:
+                taken = middle
+            except DataRefused:
+                refused = middle
+        return rows[refused - 1]
 
     async def count(self, table: Table) -> int:
-        """Count the rows of a table."""
-        statement = select(func.count()).select_from(table)
-        return await self._database.read(lambda tx: tx.connection.execute(statement).scalar_one())
+        """Count the rows of a table; where they are many, estimate them."""
+        return await self._database.read(partial(_count, table=table))
 
     async def last_ids(self) -> dict[str, int]:
         """Return the highest ids that were ever given, by table."""
         return await self._database.read(lambda tx: {table.name: last_id(tx, table) for table in WITH_IDS})
 
     async def finish(self, mark: Mark, last_ids: Mapping[str, int]) -> None:
-        """Let everybody use the queue: it is whole. New ids follow on those that were given before."""
+        """Let everybody use the queue: it is whole. New ids follow on those that were given before.
+
+        Raises DatabaseBusy if another process has moved the mark, UsageError if the queue was taken back.
+        """
+        for table in TABLES.values():
+            # One at a time, and not with `meta` locked: it may take long. Sooner or later the server does it by itself.
+            with suppress(DatabaseUnavailable):
+                await self._database.write(partial(count_values, tables=[table]))
         await self._write(partial(_finish, location=self.location, mark=mark, last_ids=last_ids), announce=True)
 
-    async def _write(self, body: Callable[[Transaction], None], *, announce: bool = False) -> None:
-        await self._database.write(body, patience=PATIENCE, announce=announce)
+    async def _write(self, body: Callable[[Transaction], T], *, announce: bool = False) -> T:
+        return await self._database.write(body, patience=PATIENCE, announce=announce)
 
 
 async def open_side(
@@ -174,11 +249,22 @@ async def open_side(
 
 def _look(tx: Transaction) -> Found:
     told: dict[str, str] = {row.name: row.value for row in tx.connection.execute(select(meta)).all()}
-    held, limited = (
-        tx.connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (batches, lanes)
-    )
+    holds = tx.connection.execute(select(exists(select(batches.c.id)) | exists(select(lanes.c.name)))).scalar_one()
     mark = Mark.read(told[_COPY]) if _COPY in told else None
-    return Found(Standing.read(told.get(_VERSION)), told.get(_LEAVING), told.get(_COPIED), mark, held, limited, tx.now)
+    move, _, returner = told.get(_LEAVING, "").partition(" ")
+    standing = Standing.read(told.get(_VERSION))
+    return Found(standing, move or None, returner or None, told.get(_COPIED), mark, bool(holds), tx.now)
+
+
+def _count(tx: Transaction, table: Table) -> int:
+    some = select(literal(1)).select_from(table).limit(COUNTED_ROWS + 1).subquery()
+    counted: int = tx.connection.execute(select(func.count()).select_from(some)).scalar_one()
+    key = key_columns(table)[0]
+    if counted <= COUNTED_ROWS or not isinstance(key.type, Integer):
+        return counted
+    # Two reads at the ends of an index.
+    first, last = (int(tx.connection.execute(select(end(key))).scalar_one()) for end in (func.min, func.max))
+    return max(counted, last - first + 1)
 
 
 def _freeze(tx: Transaction, location: str, move: str, place: str, *, force: bool) -> None:
@@ -197,16 +283,42 @@ def refuse_in_use(location: str, found: list[str]) -> None:
         )
 
 
-def _thaw(tx: Transaction) -> None:
-    version = Standing.read(tx.connection.execute(_meta_value(_VERSION)).scalar_one_or_none())
-    _stand(tx, Standing(version.schema), where=version)
+def _recall(tx: Transaction, move: str | None, returner: str) -> None:
+    shut_out_others(tx)
+    found = _look(tx)
+    if found.standing.word != MOVED or found.move != move:
+        raise DatabaseBusy(_OTHERS)
+    tx.connection.execute(upsert(meta, ("name",)), {"name": _LEAVING, "value": f"{move or ''} {returner}"})
+
+
+def _release(tx: Transaction, returner: str) -> None:
+    found = _look(tx)
+    was = update(meta).where(meta.c.name == _LEAVING, meta.c.value == f"{found.move or ''} {returner}")
+    tx.connection.execute(was.values(value=found.move or ""))
+
+
+def _thaw(tx: Transaction, returner: str) -> None:
+    shut_out_others(tx)
+    found = _look(tx)
+    if found.standing.word != MOVED or found.returner != returner:
+        raise DatabaseBusy(_OTHERS)
     tx.connection.execute(delete(meta).where(meta.c.name == _LEAVING))
+    _stand(tx, Standing(found.standing.schema), where=found.standing)
+
+
+def _revoke(tx: Transaction, move: str) -> bool:
+    shut_out_others(tx)
+    found = _look(tx)
+    if found.mark is not None and found.mark.id == move:
+        # Whoever fills it moves the mark that he knows, and it is not there any more.
+        revoked = replace(found.mark, id=_TAKEN_BACK)
+        tx.connection.execute(update(meta).where(meta.c.name == _COPY).values(value=str(revoked)))
+    return found.copied == move
 
 
 def _begin(tx: Transaction, location: str, mark: Mark) -> None:
     _stand(tx, Standing(str(SCHEMA_VERSION), COPYING), where=Standing(str(SCHEMA_VERSION)))
-    found = _look(tx)
-    if found.batches or found.lanes:
+    if _look(tx).holds:
         raise UsageError(f"{location} holds a queue already: name an empty database, or one that is not there yet")
     # Workers that were started too early: they say again who they are when they hear that the queue is whole.
     tx.connection.execute(delete(runners))
@@ -217,19 +329,50 @@ def _begin(tx: Transaction, location: str, mark: Mark) -> None:
 def _append(tx: Transaction, location: str, table: Table, rows: Sequence[Row], old: Mark, new: Mark) -> None:
     moved = update(meta).where(meta.c.name == _COPY, meta.c.value == str(old)).values(value=str(new))
     if tx.connection.execute(moved).rowcount != 1:
-        raise DatabaseBusy(f"{location} is being filled by another process, too: let one of them end")
+        _raise_lost(tx, location)
+    _add_rows(tx, table, rows)
+
+
+def _try_rows(tx: Transaction, table: Table, rows: Sequence[Row]) -> None:
+    """Add rows to undo that at once, by an error. Raises DataRefused where they can't be added."""
+    _add_rows(tx, table, rows)
+    raise _TakenError
+
+
+class _TakenError(Exception):
+    """Rows can be added; they were not."""
+
+
+def _named(table: Table, row: Row) -> str:
+    values = dict(zip(table.columns.keys(), row, strict=True))
+    return ", ".join(f"{column.name} {values[column.name]}" for column in key_columns(table))
+
+
+def _add_rows(tx: Transaction, table: Table, rows: Sequence[Row]) -> None:
     copy_rows(tx, table, [column.name for column in table.columns], rows)
 
 
 def _finish(tx: Transaction, location: str, mark: Mark, last_ids: Mapping[str, int]) -> None:
     done = delete(meta).where(meta.c.name == _COPY, meta.c.value == str(mark))
     if tx.connection.execute(done).rowcount != 1:
-        raise DatabaseBusy(f"{location} is being filled by another process, too: let one of them end")
+        _raise_lost(tx, location)
     for table in WITH_IDS:
         give_ids_behind(tx, table, last_ids[table.name])
     tx.connection.execute(insert(meta), {"name": _COPIED, "value": mark.id})
     _stand(tx, Standing(str(SCHEMA_VERSION)), where=Standing(str(SCHEMA_VERSION), COPYING))
-    count_values(tx, list(TABLES.values()))
+
+
+def _raise_lost(tx: Transaction, location: str) -> NoReturn:
+    """Raise for a mark that is not what it was."""
+    mark = _look(tx).mark
+    if mark is not None and mark.taken_back:
+        raise UsageError(taken_back(mark.origin, location))
+    raise DatabaseBusy(f"{location} is being filled by another process, too: let one of them end")
+
+
+def taken_back(source: str, target: str) -> str:
+    """Return what to say of a copy that is no use any more."""
+    return f"the queue of {source} was taken back meanwhile: delete what is in {target}"
 
 
 def _stand(tx: Transaction, standing: Standing, *, where: Standing) -> None:
@@ -237,8 +380,4 @@ def _stand(tx: Transaction, standing: Standing, *, where: Standing) -> None:
     shut_out_others(tx)
     changed = update(meta).where(meta.c.name == _VERSION, meta.c.value == str(where)).values(value=str(standing))
     if tx.connection.execute(changed).rowcount != 1:
-        raise DatabaseBusy("another process has changed what the database is for at the same moment: run this again")
-
-
-def _meta_value(name: str) -> AnySelect:
-    return select(meta.c.value).where(meta.c.name == name)
+        raise DatabaseBusy(_OTHERS)

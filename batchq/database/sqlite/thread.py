@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
 import aiosqlite
 import anyio
-from sqlalchemy import Connection, create_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection, Dialect, Engine, create_engine, make_url
+from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.util import LRUCache
 
 from batchq.database.tasks import end_of
 from batchq.errors import DatabaseUnavailable
@@ -37,13 +38,7 @@ class ConnectionThread:
     def __init__(self, driver: aiosqlite.Connection) -> None:
         """Wrap an open connection; `connect` is the way in."""
         self._driver = driver
-        # StaticPool hands out the connection that aiosqlite's thread already owns.
-        self._engine = create_engine(
-            "sqlite://",
-            creator=lambda: driver._conn,  # noqa: SLF001
-            poolclass=StaticPool,
-            pool_reset_on_return=None,
-        )
+        self._engine = _engine_over(driver)
         self._connection: Connection | None = None
         self._version = 0
         self.others_wrote = False
@@ -79,6 +74,25 @@ class ConnectionThread:
             self.others_wrote = version != self._version
             self._version = version
         return result
+
+
+# What a statement is compiled to, by the dialect object and the statement. An engine has both of its own, and would
+# compile all statements anew for each connection: that takes longer than a short call of `prompt_map` otherwise does.
+_compiled: LRUCache[object, object] = LRUCache(500)
+
+
+@cache
+def _dialect() -> Dialect:
+    """Return the dialect that all connections of this process share, as it is after a look at SQLite."""
+    with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
+        return connection.dialect
+
+
+def _engine_over(driver: aiosqlite.Connection) -> Engine:
+    # StaticPool hands out the connection that aiosqlite's thread already owns.
+    dialect = _dialect()
+    pool = StaticPool(lambda: driver._conn, dialect=dialect, reset_on_return=None)  # type: ignore[arg-type]  # noqa: SLF001
+    return Engine(pool, dialect, make_url("sqlite://"), execution_options={"compiled_cache": _compiled})
 
 
 def data_version(connection: sqlite3.Connection) -> int | None:
