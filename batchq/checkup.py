@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Literal
 from batchq.errors import StoreError
 from batchq.jobs import JobState
 from batchq.schema import SCHEMA_VERSION
+from batchq.waiting import told_moved
 
 if TYPE_CHECKING:
     from batchq.jobs import Batch
     from batchq.store import Store
     from batchq.store.audit import Audit
 
-_UNHARMED = "`status` is wrong about it; what is run and collected is asked of the jobs themselves"
+_UNHARMED = (
+    "only `status` and progress show them, what is run and collected is asked of the jobs themselves;"
+    " `batchq db check --repair-tallies` counts them anew"
+)
+_ON_SERVER = "no index is invalid, and nothing else was looked at: `pg_amcheck` reads tables and indexes"
 _NOT_OURS = "something else than batchq has changed the database"
 
 
@@ -28,28 +33,29 @@ class Finding:
     message: str
 
 
-async def check_database(location: str, *, recount: bool) -> AsyncIterator[Finding]:
+async def check_database(location: str, *, recount: bool, repair_tallies: bool = False) -> AsyncIterator[Finding]:
     """Yield what is found in the queue at a path or URL; with `recount`, each job is counted.
 
-    Raises NoDatabase or ConfigurationError.
+    `repair_tallies` corrects the tallies of jobs by state, and nothing else. Raises NoDatabase or ConfigurationError.
     """
     from batchq.store import open_store
 
     try:
         async with await open_store(location) as store:
-            async for finding in _look(store, recount=recount):
+            async for finding in _look(store, recount=recount, repair_tallies=repair_tallies):
                 yield finding
     except StoreError as error:
         yield Finding("error", "database", str(error))
 
 
-async def _look(store: Store, *, recount: bool) -> AsyncIterator[Finding]:
-    # It would not have been opened with another schema.
-    yield Finding("ok", "schema", f"{store.location} has schema {SCHEMA_VERSION}, as this batchq needs")
+async def _look(store: Store, *, recount: bool, repair_tallies: bool) -> AsyncIterator[Finding]:
+    yield _schema(store)
+    if (place := await store.moved_to()) is not None:
+        yield Finding("warning", "queue", told_moved(place))
     seen = await store.inspect()
     yield Finding("ok", "database", seen.product)
     for check, wrong, right in (
-        ("integrity", seen.damage, "nothing is damaged"),
+        ("integrity", seen.damage, "nothing is damaged" if store.file else _ON_SERVER),
         ("tables", seen.missing, "all tables and indexes are there"),
     ):
         for message in wrong:
@@ -58,12 +64,32 @@ async def _look(store: Store, *, recount: bool) -> AsyncIterator[Finding]:
             yield Finding("ok", check, right)
     if seen.damage or not recount:
         return
+    async for finding in _count(store, repair_tallies=repair_tallies):
+        yield finding
+
+
+async def _count(store: Store, *, repair_tallies: bool) -> AsyncIterator[Finding]:
     for batch in await store.batches():
+        if repair_tallies and (mended := await store.mend_tallies(batch)):
+            changes = ", ".join(f"{state} {change:+,}" for state, change in sorted(mended.items()))
+            yield Finding("warning", f"batch {batch.name}", f"its tallies were counted anew: {changes}")
         for finding in _judge(batch, await store.audit(batch)):
             yield finding
     if store.file is None:  # SQLite looks after this itself
         async for finding in _strays(store):
             yield finding
+
+
+def _schema(store: Store) -> Finding:
+    # It would not have been opened with another schema.
+    if store.upgraded_from is None:
+        return Finding("ok", "schema", f"{store.location} has schema {SCHEMA_VERSION}, as this batchq needs")
+    return Finding(
+        "warning",
+        "schema",
+        f"{store.location} had schema {store.upgraded_from}, and was upgraded to {SCHEMA_VERSION} just now: an older"
+        " batchq can't open it any more",
+    )
 
 
 def _judge(batch: Batch, audit: Audit | None) -> Iterator[Finding]:

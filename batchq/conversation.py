@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import anyio
@@ -17,6 +17,8 @@ from batchq.store import ExchangeRequest, Store
 
 _FIRST_DELAY = 0.2
 _LAST_DELAY = 5.0
+# Of an outage that lasts longer than this, it is told only as often.
+_TOLD_SECONDS = 60.0
 # A commit of which no word came back may still be under way on the server: longer than any wait between two tries.
 _UNSURE_SECONDS = 30.0
 NOTHING = Wants(0, ())
@@ -25,14 +27,27 @@ NOTHING = Wants(0, ())
 class Conversation:
     """Exchanges that are repeated until the database has taken what they settle."""
 
-    def __init__(self, store: Store, runner: RunnerIdentity) -> None:
-        """Speak for `runner`."""
+    def __init__(self, store: Store, runner: RunnerIdentity, in_hand: Callable[[], int]) -> None:
+        """Speak for `runner`; `in_hand` is how many results it holds at any moment, also those that are under way."""
         self._store = store
         self._runner = runner
+        self._in_hand = in_hand
         self._unsure_until = 0.0
         self._last = uptime()
         self._careful_until = 0.0
         self._log = log.get_logger().bind(worker=runner.id[:8])
+
+    async def register(self) -> None:
+        """Announce the runner; while the database is away, wait."""
+        outage = self._outage()
+        while True:
+            try:
+                await self._store.register(self._runner)
+            except DatabaseUnavailable as error:
+                await outage.wait(error)
+            else:
+                outage.over()
+                return
 
     async def exchange(
         self,
@@ -47,26 +62,27 @@ class Conversation:
         request = ExchangeRequest(
             self._runner, [settle(item) for item in ended], held, wants, beat=beat, holds_suspect=holds_suspect
         )
-        delay = _FIRST_DELAY
+        outage = self._outage()
         while True:
             try:
                 reply = await self._ask(request)
             except DatabaseUnavailable as error:
-                held_back = len(request.settlements)
-                self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error), results_in_hand=held_back)
-                delay = await _back_off(delay)
+                await outage.wait(error)
             except DataRefused as error:
                 if request.settlements:
                     left = await self._settle_in_parts(request)
                     request = replace(request, settlements=left)
-                    delay = await _back_off(delay) if left else delay
+                    if left:
+                        await outage.back_off()
                 else:
                     self._log.error(log.DATA_REFUSED, reason=str(error))
-                    delay = await _back_off(delay)
+                    await outage.back_off()
             else:
-                if delay > _FIRST_DELAY:
-                    self._log.info(log.DATABASE_BACK)
+                outage.over()
                 return reply
+
+    def _outage(self) -> _Outage:
+        return _Outage(self._log, self._in_hand)
 
     async def _ask(self, request: ExchangeRequest, *, adopt: bool = True) -> Exchanged:
         """Have one exchange; for a while after any that did not return, ask for claims that it made all the same."""
@@ -109,6 +125,32 @@ class Conversation:
         return settle(replace(settlement.ended, outcome=Failed(reason, kept)))
 
 
-async def _back_off(delay: float) -> float:
-    await anyio.sleep(random.uniform(delay / 2, delay))
-    return min(delay * 2, _LAST_DELAY)
+class _Outage:
+    """Waits longer from one try to the next, and tells of an outage that may come while they last."""
+
+    def __init__(self, logger: log.Logger, in_hand: Callable[[], int]) -> None:
+        self._log = logger
+        self._in_hand = in_hand
+        self._delay = _FIRST_DELAY
+        self._began: float | None = None
+        self._told = 0.0
+
+    async def wait(self, error: DatabaseUnavailable) -> None:
+        """Wait before the database is asked again; tell why, each time at first, then once in a while."""
+        now = uptime()
+        if self._began is None:
+            self._began = now
+        if now < self._began + _TOLD_SECONDS or now >= self._told + _TOLD_SECONDS:
+            self._told = now
+            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error), results_in_hand=self._in_hand())
+        await self.back_off()
+
+    async def back_off(self) -> None:
+        """Wait before the next try."""
+        await anyio.sleep(random.uniform(self._delay / 2, self._delay))
+        self._delay = min(self._delay * 2, _LAST_DELAY)
+
+    def over(self) -> None:
+        """Tell that the database is back, where it was away."""
+        if self._began is not None:
+            self._log.info(log.DATABASE_BACK)

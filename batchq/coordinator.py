@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from dataclasses import replace
 
 import anyio
 
@@ -22,16 +23,20 @@ OnProgress = Callable[[Progress], None]
 
 
 async def watch(store: Store, name: str) -> AsyncIterator[Progress]:
-    """Yield where a batch stands until it is finished: at each change, and at least once a second."""
+    """Yield where a batch stands until it is finished: at each change, and at least once a second.
+
+    A server that goes away is waited for: meanwhile what is yielded is `away`, and all else of it as it stood before.
+    """
     progress: Progress | None = None
     with closing(store.watch()) as watcher:
         while True:
             watcher.changed()  # what is committed from here on is seen by the next round
             try:
-                progress = await store.progress(name)
-            except DatabaseUnavailable:
+                progress = await store.progress(name, patience=None if progress is None else MAX_SILENCE_SECONDS)
+            except DatabaseUnavailable as error:
                 if progress is None or store.file is not None:
                     raise
+                yield replace(progress, away=_reason(error, store.location))
                 await anyio.sleep(MAX_SILENCE_SECONDS)  # a server comes back, and whoever works on the batch waits, too
                 continue
             yield progress
@@ -42,6 +47,12 @@ async def watch(store: Store, name: str) -> AsyncIterator[Progress]:
                 await anyio.sleep(POLL_SECONDS)
                 if watcher.changed():
                     break
+
+
+def _reason(error: DatabaseUnavailable, location: str) -> str:
+    """Return what the server or the system said, without which database that was about."""
+    said = str(error).removeprefix(location)
+    return said.partition(": ")[2] or said.strip()
 
 
 async def wait_until_finished(
@@ -88,6 +99,9 @@ class Pace:
 
     def note(self, progress: Progress, now: float | None = None) -> None:
         """Take note of one moment; `now` is in seconds on any steady clock."""
+        if progress.away is not None:
+            self._seen.clear()  # nobody knows what ended meanwhile, nor when
+            return
         moment = time.monotonic() if now is None else now
         final = progress.counts.final
         if self._seen and final < self._seen[-1][1]:

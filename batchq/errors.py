@@ -12,7 +12,7 @@
     ├── OutputFailed            1   the results can't be written: a full disk, a closed stream
     ├── TimedOutWaiting         4   the batch did not finish in the time given
     ├── CannotGoOn              5   what is left can't run until somebody acts
-    ├── ConfigurationError      78  a key, URL or worker is missing or wrong
+    ├── ConfigurationError      78  a key, URL, right or worker is missing or wrong
     └── StoreError              1   the database refused
         ├── DatabaseBusy        1   another process holds the write lock
         ├── DatabaseUnavailable 1   the disk is full, the server is gone: it may come back
@@ -100,7 +100,7 @@ class CannotGoOn(BatchqError):
 
 
 class ConfigurationError(BatchqError):
-    """A key, URL or worker is missing or wrong."""
+    """A key, URL, right or worker is missing or wrong."""
 
     exit_code = 78
 

@@ -98,12 +98,13 @@ class Runner:
             version=installed_version(),
         )
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
-        self._conversation = Conversation(store, self.identity)
         self._clients = Clients(workers, endpoints, self._notice)
         self._slots = Slots(options.concurrency, self._notice, self._log)
+        self._conversation = Conversation(store, self.identity, lambda: len(self._slots.ended))
         self._watcher: Watcher  # opened by run, which closes it
         self._wake = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._arrival = anyio.CancelScope()
         self._stopping = False
         self._drain_deadline = float("inf")
         self._beat_at = 0.0
@@ -120,6 +121,7 @@ class Runner:
         if not self._stopping:
             self._log.info(log.WORKER_DRAINING, in_flight=self.in_flight)
         self._stopping = True
+        self._arrival.cancel()  # nothing is in hand before
         self._drain_deadline = min(self._drain_deadline, uptime() + seconds)
         self._scope.deadline = min(self._scope.deadline, anyio.current_time() + seconds + RELEASE_SECONDS)
         self._notice()
@@ -162,7 +164,10 @@ class Runner:
         await self._store.retire(self.identity)
 
     async def _work(self, clients: TaskGroup, calls: TaskGroup) -> Stop:
-        await self._store.register(self.identity)
+        with self._arrival:
+            await self._conversation.register()
+        if self._arrival.cancelled_caught:
+            return Stop.DRAINED
         self._log.info(log.WORKER_STARTED, pid=self.identity.pid, concurrency=self._options.concurrency)
         while True:
             reply = await self._exchange()
@@ -309,7 +314,7 @@ class Runner:
                 await self._settle_rest()
                 if not self._options.stays:
                     await self.retire()
-            except StoreError as error:
+            except BatchqError as error:  # what ended the runner is told by who runs it
                 self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
         self._log.info(log.WORKER_STOPPED, released=self._slots.released)
 

@@ -19,6 +19,8 @@ def why_waiting(progress: Progress, database: str) -> str | None:
     """
     if progress.finished:
         return None
+    if progress.away is not None:
+        return f"the database is away ({progress.away}); asking again"
     return (
         _why_shut(progress, database)
         or _why_unaffordable(progress, database)
@@ -63,6 +65,11 @@ def _why_unaffordable(progress: Progress, database: str) -> str | None:
         command = command_for("budget", database, name, "none")
         return f"{NO_COSTS}. {AFTER_NO_COSTS} {command}"
     return None
+
+
+def told_moved(place: str) -> str:
+    """Say of a queue that it is in another place, or on its way there, and that nothing is to be waited for."""
+    return f"this queue was moved to {place} (or is being copied there by `batchq db copy`): it is only read here"
 
 
 USUAL_WORKER = "openrouter"

@@ -11,6 +11,7 @@ from completing import RUNNER, end_jobs, fail_odd, with_store
 
 from batchq.collecting import Output, check_output, collect, write_results
 from batchq.coordinator import Pace, wait_until_finished, watch
+from batchq.display.progress import show_progress
 from batchq.errors import Purged, TimedOutWaiting, UnknownBatch, UsageError
 from batchq.jobs import Batch, BatchState, Counts, Lane, NewBatch, NewJob, Progress, RunnerInfo, Usage
 from batchq.store import open_store, operate
@@ -50,6 +51,7 @@ def database(location):
         (progress(runners=()), "no live worker serves echo: start one with `batchq worker --db /queue/runs.db`"),
         (progress(replace(OPEN, worker="m.py:f"), runners=()), "`batchq worker --worker m.py:f --db"),
         (progress(runners=[replace(IDLE, serves="openrouter")]), "(those at work serve openrouter)"),
+        (replace(progress(runners=()), away="no"), "the database is away (no); asking again"),
         (progress(replace(OPEN, state=BatchState.PAUSED)), "paused: `batchq resume demo --db /queue/runs.db`"),
         (progress(replace(OPEN, state=BatchState.CANCELLED)), "cancelled: its last 4 jobs"),
         (progress(replace(OPEN, sealed_at=None, enqueue_until=NOW + 1), Counts(done=6)), "a producer is still adding"),
@@ -100,6 +102,32 @@ def test_pace_starts_anew_after_a_retry():
     pace.note(progress(counts=Counts(done=10)), now=0.0)
     pace.note(progress(counts=Counts(pending=5, done=5)), now=1.0)
     assert pace.per_second is None
+
+
+def test_pace_does_not_count_the_time_that_the_database_was_away():
+    pace = Pace()
+    for second in range(10):
+        pace.note(progress(counts=Counts(pending=90, done=second)), now=float(second))
+    pace.note(replace(progress(), away="no"), now=10.0)
+    assert pace.per_second is None
+    pace.note(progress(counts=Counts(pending=50, done=10)), now=70.0)
+    assert pace.per_second is None
+    pace.note(progress(counts=Counts(pending=50, done=12)), now=71.0)
+    assert pace.per_second == 2
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_where_lines_are_written_an_outage_and_its_end_are_told_once(capsys, every):
+    with show_progress(DB, every=every) as update:
+        update(progress(counts=Counts(pending=4, done=6)))
+        capsys.readouterr()
+        for _ in range(3):
+            update(replace(progress(counts=Counts(pending=4, done=6)), away="Connection refused"))
+        assert capsys.readouterr().err == "batchq: the database is away (Connection refused); asking again\n"
+        update(progress(counts=Counts(pending=4, done=6)))
+        assert capsys.readouterr().err == "batchq: the database is back\n"
+        update(progress(counts=Counts(pending=4, done=6)))
+        assert capsys.readouterr().err == ""
 
 
 def test_watch_notices_a_change_at_once_and_ends_when_finished(database):
@@ -248,12 +276,12 @@ def test_a_batch_that_is_purged_while_it_is_collected_leaves_no_file(database, t
         await end_jobs(store)
         page, reads = store._database.read, 0
 
-        async def read(body):
+        async def read(body, **options):
             nonlocal reads
             reads += 1
             if reads == 4:  # its progress, whether it has ids, and the first page were read
                 await store.purge(batch)
-            return await page(body)
+            return await page(body, **options)
 
         store._database.read = read
         with pytest.raises(Purged, match="500 of 1,200 are left"):

@@ -25,7 +25,8 @@ from store_driver import Hand, check_tallies, done, failed, fill, identity, open
 from batchq.checkup import check_database
 from batchq.cli.commands import batchq
 from batchq.cli.exits import run_command
-from batchq.database import upgrade_database
+from batchq.database import locate, shown, upgrade_database
+from batchq.database.version import check_version
 from batchq.errors import NoDatabase, SchemaMismatch
 from batchq.installed import installed_version
 from batchq.jobs import Batch, Serving
@@ -242,7 +243,7 @@ async def test_a_newer_database_is_refused(location):
 def test_postgresql_is_upgraded_by_the_command_only(postgres_url, run):
     make_version_1(postgres_url)
     Path("prompts.txt").write_text("Hello\n")
-    needed = "has schema 1, this batchq needs 2: `batchq db upgrade` upgrades it"
+    needed = f"has schema 1, this batchq needs 2: `batchq db upgrade --db {shown(locate(postgres_url))}` upgrades it"
     for command in (["status"], ["enqueue", "prompts.txt", "--worker", "echo"], ["worker"]):
         code, out, err = run(*command, "--db", postgres_url)
         assert (code, out, needed in err) == (1, "", True)
@@ -255,6 +256,21 @@ def test_postgresql_is_upgraded_by_the_command_only(postgres_url, run):
     code, out, err = run("db", "upgrade", "--db", postgres_url)
     assert (code, out, err.endswith("has schema 2 already: nothing to do\n")) == (0, "", True)
     assert run("status", "--db", postgres_url)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [
+        ("postgresql+psycopg://me@host/queue", "`batchq db upgrade --db postgresql+psycopg://me@host/queue`"),
+        ("postgresql+psycopg://me@host/queue?x=1&y=2", "--db 'postgresql+psycopg://me@host/queue?x=1&y=2'`"),
+        ("postgresql+psycopg://me:secret@host/queue", "--db postgresql+psycopg://me@host/queue`"),
+    ],
+)
+def test_how_to_upgrade_can_be_copied_and_tells_no_password(url, command):
+    with pytest.raises(SchemaMismatch) as refused:
+        check_version(shown(locate(url)), "1")
+    assert f"{command} upgrades it" in str(refused.value)
+    assert "secret" not in str(refused.value)
 
 
 async def test_there_is_nothing_to_upgrade_where_there_is_no_queue(location):
@@ -297,9 +313,11 @@ async def test_who_waits_longer_than_for_any_lock_waits_on(postgres_url, old):
 
 def test_any_command_upgrades_a_file(run):
     make_version_1("runs.db")
-    code, out, _ = run("collect", "doubles", "--no-wait", "--format", "txt")
-    assert code == 0
+    told = f"batchq: upgraded {Path('runs.db').absolute()} from schema 1 to 2; an older batchq can't open it any more\n"
+    code, out, err = run("collect", "doubles", "--no-wait", "--format", "txt")
+    assert (code, err.count(told), err.startswith(told)) == (0, 1, True)
     assert out == "for all\n\nfor all\nfor all\n"
+    assert "upgraded" not in run("collect", "doubles", "--no-wait", "--format", "txt")[2]
     assert version_of("runs.db") == str(SCHEMA_VERSION)
 
 
@@ -308,6 +326,28 @@ def test_db_upgrade_says_what_it_did_to_a_file(run, tmp_path):
     file = tmp_path / "runs.db"
     assert run("db", "upgrade") == (0, "", f"batchq: upgraded {file} from schema 1 to 2\n")
     assert run("db", "upgrade") == (0, "", f"batchq: {file} has schema 2 already: nothing to do\n")
+
+
+def test_db_upgrade_tells_machines(run, tmp_path):
+    make_version_1("runs.db")
+    for since in (1, None):
+        code, out, err = run("db", "upgrade", "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out) == {"database": str(tmp_path / "runs.db"), "upgraded_from": since, "schema": 2}
+
+
+def test_db_check_says_that_it_has_upgraded_a_file(run):
+    make_version_1("runs.db")
+    code, out, _ = run("db", "check")
+    assert (code, out.splitlines()[0].split()[:2]) == (0, ["warning", "schema:"])
+    assert "had schema 1, and was upgraded to 2 just now: an older batchq can't open it any more" in out
+    assert run("db", "check")[1].splitlines()[0].endswith("has schema 2, as this batchq needs")
+
+
+def test_a_worker_logs_an_upgrade_and_says_it_not_again(run):
+    make_version_1("runs.db")
+    err = run("worker", "--until-empty", "--batch", "no-such-batch")[2]
+    assert [json.loads(line)["event"] for line in err.splitlines()] == ["database.upgraded", "worker.failed"]
 
 
 async def test_that_a_file_was_upgraded_is_logged_once(path, caplog):
@@ -410,7 +450,7 @@ CHECKED = {
     "followers": ("UPDATE jobs SET followers = 5 WHERE followers = 2", "their leaders know of 5"),
     "leaders": ("UPDATE jobs SET leader_id = 1 WHERE leader_id IS NOT NULL", "2 of them nobody of this batch"),
     "claims": ("UPDATE jobs SET token = 0 WHERE state = 'inflight'", "1 jobs are in flight and were never claimed"),
-    "index": ("DROP INDEX job_failed", "the index job_failed is missing, and what needs it is slow: CREATE INDEX"),
+    "index": ("DROP INDEX job_failed", "the index job_failed is missing, and what needs it is slow: run with "),
     "column": (
         "ALTER TABLE runners DROP COLUMN wanted_concurrency",
         "the column runners.wanted_concurrency is missing",
@@ -428,6 +468,65 @@ async def test_db_check_finds_what_is_wrong(old, wrong):
         connection.execute(sql)
     errors = [finding for finding in await findings(old) if finding.level == "error"]
     assert any(told in error.message for error in errors), errors
+
+
+async def test_db_check_says_what_makes_a_missing_index(old):
+    await upgrade_database(old)
+    with connect(old) as connection:
+        connection.execute("DROP INDEX job_failed")
+    (error,) = [finding for finding in await findings(old) if finding.level == "error"]
+    program, _, ddl = error.message.partition(" run with ")[2].partition(": ")
+    assert program == ("`psql DATABASE`" if "://" in old else "`sqlite3 FILE`")
+    with connect(old) as connection:
+        connection.execute(ddl)
+    await assert_sound(old)
+
+
+async def test_wrong_tallies_are_told_and_mended(old, clock):
+    await upgrade_database(old)
+    with connect(old) as connection:
+        connection.execute("UPDATE tallies SET done = done + 3, pending = pending - 1")
+    (told, *_) = [finding.message for finding in await findings(old) if finding.level == "error"]
+    assert "only `status` and progress show them" in told
+    assert "`batchq db check --repair-tallies` counts them anew" in told
+    mended = [finding async for finding in check_database(old, recount=True, repair_tallies=True)]
+    assert [finding for finding in mended if finding.level == "error"] == []
+    warnings = [finding.message for finding in mended if finding.level == "warning"]
+    assert "its tallies were counted anew: done -3, pending +1" in warnings
+    await assert_sound(old)
+    async with await open_queue(old, clock) as store:
+        for batch in await store.batches():
+            await check_tallies(store, batch)
+            assert await store.mend_tallies(batch) == {}
+        assert await store.mend_tallies(replace(batch, id=77)) == {}
+
+
+async def test_tallies_are_mended_while_others_work_and_mend(location):
+    async with await open_store(location, create=True) as store, await open_store(location) as other:
+        batch = await fill(store, 200)
+        with connect(location) as connection:
+            connection.execute("UPDATE tallies SET pending = pending + 50")
+
+        async def work(store):
+            hand = Hand(store, f"r{id(store)}")
+            while claims := await hand.claim(5):
+                await hand.settle(*map(done, claims))
+
+        async def mend(store):
+            return [await store.mend_tallies(batch) for _ in range(20)]
+
+        _, _, one, two = await asyncio.gather(work(store), work(other), mend(store), mend(other))
+        assert [changes for changes in one + two if changes] == [{"pending": -50}]
+        await check_tallies(store, batch)
+
+
+async def test_a_batch_without_any_tallies_gets_them_again(old):
+    await upgrade_database(old)
+    with connect(old) as connection:
+        connection.execute("DELETE FROM tallies")
+    mended = [finding async for finding in check_database(old, recount=True, repair_tallies=True)]
+    assert [finding for finding in mended if finding.level == "error"] == []
+    await assert_sound(old)
 
 
 async def test_db_check_finds_rows_that_belong_to_nothing(old):
@@ -467,7 +566,29 @@ async def test_db_check_finds_a_damaged_file(path):
     damaged = bytearray(path.read_bytes())
     damaged[4096 * (root["rootpage"] - 1)] = 0xFF
     path.write_bytes(damaged)
-    assert any(finding.level == "error" for finding in await findings(str(path)))
+    errors = [finding.message for finding in await findings(str(path)) if finding.level == "error"]
+    assert any("copy the file first" in error and "sqlite3 FILE .recover" in error for error in errors), errors
+
+
+async def test_a_file_that_cannot_be_opened_for_damage_leads_to_what_saves_it(path):
+    make_version_1(str(path))
+    async with await open_store(str(path)):
+        pass
+    damaged = bytearray(path.read_bytes())
+    damaged[100:4096] = b"\xff" * 3996
+    path.write_bytes(damaged)
+    (finding,) = await findings(str(path))
+    assert finding.level == "error"
+    assert "malformed: copy the file first" in finding.message
+    assert "sqlite3 FILE .recover" in finding.message
+
+
+async def test_db_check_promises_no_more_of_a_server_than_it_looks_at(location):
+    async with await open_store(location, create=True):
+        pass
+    (integrity,) = [finding.message for finding in await findings(location) if finding.check == "integrity"]
+    looked = "no index is invalid, and nothing else was looked at: `pg_amcheck` reads tables and indexes"
+    assert integrity == (looked if "://" in location else "nothing is damaged")
 
 
 def test_db_check_prints_lines_or_json(run):
@@ -481,8 +602,12 @@ def test_db_check_prints_lines_or_json(run):
     with connect("runs.db") as connection:
         connection.execute("UPDATE tallies SET pending = 7")
     assert run("db", "check", "--no-recount")[0] == 0
+    assert run("db", "check", "--no-recount", "--repair-tallies")[0] == 2
     code, out, _ = run("db", "check", "--json")
     assert code == 1
     found = json.loads(out)
     assert found["ok"] is False
     assert [each["check"] for each in found["checks"] if each["level"] == "error"] == ["batch demo"]
+    code, out, _ = run("db", "check", "--repair-tallies")
+    assert (code, "batch demo: its tallies were counted anew: pending -5" in out) == (0, True)
+    assert run("db", "check")[0] == 0

@@ -8,11 +8,13 @@ from itertools import pairwise
 
 import anyio
 import pytest
+import structlog
 from raw_connection import connect
+from structlog.testing import capture_logs
 
 from batchq.database.postgres import engine
 from batchq.discovery import FoundWorker, adapt
-from batchq.errors import CannotGoOn, ConfigurationError
+from batchq.errors import CannotGoOn, ConfigurationError, DatabaseUnavailable
 from batchq.jobs import JobState, NewBatch, NewJob, Result, RunnerIdentity, Serving, Wants
 from batchq.runner import Runner, RunnerOptions, Stop
 from batchq.store import ExchangeRequest, Store, open_store
@@ -649,5 +651,106 @@ def test_a_runner_that_is_to_end_when_empty_ends_soon_after_the_last_job(queue):
         began = time.monotonic()
         assert await runner(store, worker, concurrency=1, lease_ms=60_000).run() is Stop.EMPTY
         assert time.monotonic() - began < 4.0  # a beat is 5 s
+
+    queue(test)
+
+
+class Away:
+    """A store of which some methods find the database away until it is `back`."""
+
+    def __init__(self, store, *methods):
+        self.tries = 0
+        self.back = False
+        for name in methods:
+            setattr(store, name, self._behind(getattr(store, name)))
+
+    def _behind(self, method):
+        async def ask(*arguments):
+            if not self.back:
+                self.tries += 1
+                raise DatabaseUnavailable("gone")
+            return await method(*arguments)
+
+        return ask
+
+
+def test_a_runner_that_starts_while_the_database_is_away_waits_for_it(queue):
+    async def test(store):
+        await enqueue(store, 3)
+        away = Away(store, "register")
+        async with anyio.create_task_group() as group:
+            group.start_soon(runner(store, upper).run)
+            await until(lambda: away.tries >= 2)
+            away.back = True
+        assert {row.state for row in await rows(store)} == {JobState.DONE}
+
+    queue(test)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_runner_that_is_stopped_before_it_could_start_ends_at_once(queue, early):
+    async def test(store):
+        away, running = Away(store, "register", "exchange", "retire"), runner(store, upper)
+        if early:
+            running.stop()
+        ended = []
+
+        async def run():
+            ended.append(await running.run())
+
+        began = time.monotonic()
+        async with anyio.create_task_group() as group:
+            group.start_soon(run)
+            if not early:
+                await until(lambda: away.tries >= 2)
+                running.stop()
+        assert ended == [Stop.DRAINED]
+        assert time.monotonic() - began < 8
+
+    queue(test)
+
+
+def test_what_ended_while_the_database_was_away_counts_as_in_hand_and_is_told_once_in_a_while(queue, monkeypatch):
+    monkeypatch.setattr("batchq.conversation._TOLD_SECONDS", 2.0)
+    monkeypatch.setattr("batchq.conversation._LAST_DELAY", 0.2)
+
+    async def test(store):
+        await enqueue(store, 4)
+        went = anyio.Event()
+
+        async def worker(prompt):
+            await went.wait()
+            return "ok"
+
+        running = runner(store, worker, concurrency=4)
+        with capture_logs() as told:
+            running._conversation._log = running._log = structlog.get_logger()
+            async with anyio.create_task_group() as group:
+                group.start_soon(running.run)
+                await until(lambda: running.in_flight == 4)
+                away = Away(store, "exchange")
+                await until(lambda: away.tries >= 2)
+                went.set()
+                await anyio.sleep(5.0)
+                away.back = True
+        held = [line["results_in_hand"] for line in told if line["event"] == "database.unavailable"]
+        assert (held[0], held[-1]) == (0, 4)
+        assert away.tries > 20
+        assert len(held) <= 16
+        assert [line["event"] for line in told].count("database.back") == 1
+
+    queue(test)
+
+
+def test_a_runner_without_rights_ends_and_says_so(queue):
+    async def test(store):
+        await enqueue(store, 1)
+
+        async def refuse(_request):
+            raise ConfigurationError("permission denied")
+
+        store.exchange = refuse
+        with pytest.raises(ConfigurationError, match="permission denied"):
+            await runner(store, upper).run()
 
     queue(test)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.exits import EXIT_SOME_FAILED
+from batchq.cli.opening import open_queue
 from batchq.cli.options import (
     DURATION,
     HELP_NAMES,
@@ -99,15 +100,29 @@ class _Waiting:
 
 async def _collect(location: str, name: str, output: Output, waiting: _Waiting) -> Collected:
     from batchq.collecting import check_not_source, write_results
-    from batchq.store import open_store
 
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         check_not_source(output, await store.batch(name))
+        await _tell_if_moved(store, name, waiting)
         if waiting.follow:
             return await _follow(store, name, output, waiting)
         if waiting.wait:
             await _wait(store, name, waiting)
         return await write_results(store, name, output)
+
+
+async def _tell_if_moved(store: Store, name: str, waiting: _Waiting) -> None:
+    """Say where the queue is by now, if it was moved. Raises QueueMoved where a batch would be waited for in vain."""
+    from batchq.errors import QueueMoved
+    from batchq.waiting import told_moved
+
+    place = await store.moved_to()
+    if place is None:
+        return
+    if waiting.wait and not (progress := await store.progress(name)).finished:
+        left = plural(progress.counts.live, "unfinished job")
+        raise QueueMoved(f"{told_moved(place)}: {name} has {left}; --no-wait writes what there is")
+    say(f"batchq: {told_moved(place)}")
 
 
 async def _wait(store: Store, name: str, waiting: _Waiting) -> None:

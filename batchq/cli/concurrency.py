@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from batchq.cli.opening import open_queue
 from batchq.cli.options import (
     HELP_NAMES,
     MAX_CONCURRENCY,
@@ -40,7 +41,6 @@ def concurrency(calls: int, *, pid: int | None, host: str | None, db: str | None
 
 async def _change(location: str, calls: int, pid: int | None, host: str | None) -> int:
     from batchq.operating import set_concurrency
-    from batchq.store import open_store
 
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         return await set_concurrency(store, calls, pid=pid, host=host)

@@ -12,6 +12,7 @@ import click
 
 from batchq.cli.estimate import say_estimate
 from batchq.cli.limit import LimitsAsked, asked_limits, lane_url, limit_options
+from batchq.cli.opening import open_queue
 from batchq.cli.options import HELP_NAMES, command_class, command_line, db_option, json_option, run_async, settings_of
 from batchq.cli.request_options import (
     Asked,
@@ -112,10 +113,9 @@ async def _add(
     location: str, survey: Survey, batches: list[NewBatch], asked: Asked, limits: LimitsAsked, url: str, *, seal: bool
 ) -> list[Enqueued]:
     from batchq.producer import enqueue as add
-    from batchq.store import open_store
 
     policy, thrift = policy_of(asked), thrift_of(asked)
-    async with await open_store(location, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
+    async with await open_queue(location, create=True, on_locked=lambda why: say(f"batchq: {why}")) as store:
         return [
             await add(
                 store, survey, new, seal=seal, policy=policy, thrift=thrift,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from batchq.cli.opening import open_queue
 from batchq.cli.options import HELP_NAMES, MAX_INTEGER, command_class, db_option, run_async, settings_of
 from batchq.display.messages import say
 from batchq.limits import LEAST, LimitChanges, change_limits
@@ -129,9 +130,7 @@ def limit(
 async def _limit(
     location: str, worker: str, endpoint: str, base_url: str, model: str, asked: LimitsAsked, *, forget: bool
 ) -> tuple[Lane, bool, list[str]]:
-    from batchq.store import open_store
-
-    async with await open_store(location, create=bool(asked)) as store:
+    async with await open_queue(location, create=bool(asked)) as store:
         lane = await change_limits(store, worker, base_url, model, asked, forget=forget)
         used = any((batch.worker, batch.model) == (worker, model) for batch in await store.batches())
         return lane, used, sorted(await _other_urls(store, worker, endpoint, base_url))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchq.cli.opening import open_queue
 from batchq.cli.options import HELP_NAMES, command_class, command_line, database_of, db_option, run_async
 from batchq.display.messages import say
 from batchq.display.text import dollars
@@ -60,9 +61,7 @@ def budget(name: str, amount: str | None, *, db: str | None) -> None:
 
 
 async def _budget(location: str, name: str, wanted: int | None, *, change: bool) -> Progress:
-    from batchq.store import open_store
-
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         batch = await store.batch(name)
         if change:
             await store.update_policy(batch, {"budget": wanted})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchq.cli.opening import open_queue
 from batchq.cli.options import HELP_NAMES, command_class, command_line, database_of, db_option, run_async
 from batchq.display.messages import say
 from batchq.display.text import plural
@@ -118,16 +119,12 @@ def _operate(name: str, db: str | None, act: Action) -> None:
 
 
 async def _on_batch(location: str, name: str, act: Action) -> str:
-    from batchq.store import open_store
-
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         return await act(store, await store.batch(name))
 
 
 async def _reopen_all(location: str) -> int:
-    from batchq.store import open_store
-
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         return await store.reopen_lanes()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq.cli.exits import EXIT_FAILURE
+from batchq.cli.opening import open_queue
 from batchq.cli.options import DURATION, HELP_NAMES, command_class, database_of, db_option, run_async
 from batchq.display.messages import is_terminal, say
 from batchq.display.text import one_line, plural
@@ -46,9 +47,8 @@ def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool,
 
 async def _choose(location: str, name: str | None, older_than: float | None, *, force: bool) -> list[Batch]:
     from batchq.operating import find_purgeable
-    from batchq.store import open_store
 
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         if name is None:
             return await store.finished_before(round((older_than or 0) * 1000))
         return [await find_purgeable(store, name, force=force)]
@@ -56,9 +56,8 @@ async def _choose(location: str, name: str | None, older_than: float | None, *, 
 
 async def _purge(location: str, chosen: list[Batch]) -> None:
     from batchq.operating import purge
-    from batchq.store import open_store
 
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         for batch in chosen:
             await purge(store, batch)
 

@@ -14,6 +14,7 @@ import click
 from batchq.cli.collect import exit_code, report
 from batchq.cli.enqueue import checked_name
 from batchq.cli.limit import LimitsAsked, asked_limits, limit_options
+from batchq.cli.opening import open_queue
 from batchq.cli.options import (
     DURATION,
     HELP_NAMES,
@@ -234,10 +235,9 @@ class _Work:
     async def _enqueue_and_work(self) -> int:
         from batchq.process import beside, run_until_interrupted
         from batchq.runner import Runner
-        from batchq.store import open_store
 
         on_locked = lambda why: say(f"batchq: {why}")  # noqa: E731
-        async with await open_store(self.settings.db, create=True, on_locked=on_locked) as store:
+        async with await open_queue(self.settings.db, create=True, on_locked=on_locked) as store:
             for new in self.new:
                 done = await beside(partial(self._synchronise, store, new), partial(self._keep_wanted, store))
                 self.batches.append(done.batch)
@@ -297,10 +297,9 @@ def _tell(found: Synchronised, store: Store) -> None:
 async def _write(settings: Settings, name: str, output: Output) -> Collected:
     from batchq.collecting import write_results
     from batchq.errors import CannotGoOn
-    from batchq.store import open_store
     from batchq.waiting import why_waiting
 
-    async with await open_store(settings.db) as store:
+    async with await open_queue(settings.db) as store:
         progress = await store.progress(name)
         if not progress.finished:
             why = why_waiting(progress, store.location) or "run it again to go on with it"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchq.cli.opening import open_queue, tell_if_moved
 from batchq.cli.options import HELP_NAMES, MAX_BIGINT, command_class, database_of, db_option, json_option, run_async
 from batchq.display.text import clean, dollars, one_line, table
 
@@ -36,9 +37,9 @@ def show(name: str, position: int, *, db: str | None, as_json: bool) -> None:
 
 async def _read(location: str, name: str, position: int) -> tuple[Result, list[Attempt]]:
     from batchq.operating import find_job
-    from batchq.store import open_store
 
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
+        await tell_if_moved(store)
         return await find_job(store, name, position)
 
 

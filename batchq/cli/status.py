@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchq.cli.opening import open_queue
 from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, run_async
 from batchq.cli.status_view import Status, json_of, lines_of
 from batchq.display.messages import is_terminal
@@ -36,9 +37,7 @@ def status(name: str | None, *, watch: bool, db: str | None, as_json: bool) -> N
 async def _status(location: str, name: str | None, *, watch: bool, for_machines: bool) -> None:
     import anyio
 
-    from batchq.store import open_store
-
-    async with await open_store(location) as store:
+    async with await open_queue(location) as store:
         while True:
             found = await read_status(store, name)
             _print(found, for_machines=for_machines, clear=watch and is_terminal(sys.stdout))
@@ -63,7 +62,8 @@ async def read_status(store: Store, name: str | None) -> Status:
     failing = [progress.batch for progress in found if progress.counts.failed][:SHOWN_WITH_ERRORS]
     errors = {batch.name: tuple(await store.errors(batch)) for batch in failing}
     now = max((progress.now for progress in found), default=0)
-    return Status(store.location, found, older, runners, await store.lanes(), errors, now)
+    lanes, moved_to = await store.lanes(), await store.moved_to()
+    return Status(store.location, found, older, runners, lanes, errors, now, moved_to)
 
 
 def _print(found: Status, *, for_machines: bool, clear: bool) -> None:

@@ -29,13 +29,15 @@ class Status:
     lanes: tuple[Lane, ...]
     errors: Mapping[str, tuple[ErrorGroup, ...]]
     now: int
+    moved_to: str | None
 
 
 def lines_of(found: Status) -> list[str]:
     """Return a status as lines; what came from outside may still hold control characters."""
-    from batchq.waiting import why_waiting
+    from batchq.waiting import told_moved
 
-    lines = [f"database {found.database}", ""]
+    lines = [] if found.moved_to is None else [told_moved(found.moved_to)]
+    lines += [f"database {found.database}", ""]
     if found.batches:
         lines += table(_HEADER, [_row(progress) for progress in found.batches], left=2)
     else:
@@ -43,7 +45,7 @@ def lines_of(found: Status) -> list[str]:
     if found.older:
         lines.append(f"and {plural(found.older, 'older batch')} that ended")
     for progress in found.batches:
-        if why := why_waiting(progress, found.database):
+        if why := _why_waiting(progress, found):
             lines += ["", f"{one_line(progress.batch.name, 60)} waits: {one_line(why, 500)}"]
     lines += _spend_lines(found) + _error_lines(found)
     lines += ["", f"{plural(len(found.runners), 'live worker')}"]
@@ -58,11 +60,10 @@ def lines_of(found: Status) -> list[str]:
 
 def json_of(found: Status) -> dict[str, object]:
     """Return a status as a machine reads it: money in nano-dollars, times in ms."""
-    from batchq.waiting import why_waiting
-
     return {
         "database": found.database,
-        "batches": [_batch_json(progress, found) | {"waiting": why_waiting(progress, found.database)}
+        "moved_to": found.moved_to,
+        "batches": [_batch_json(progress, found) | {"waiting": _why_waiting(progress, found)}
                     for progress in found.batches],
         "models": [
             {"model": model, "cost_nano_dollars": spend.cost, "estimated_nano_dollars": spend.estimated,
@@ -89,6 +90,13 @@ def state_of(progress: Progress) -> str:
     if progress.over_budget:
         return "over budget"
     return "halted" if any(lane.halted_at is not None for lane in progress.lanes) else "waiting"
+
+
+def _why_waiting(progress: Progress, found: Status) -> str | None:
+    """Say what a batch waits for; nothing where it would wait in vain, since its queue is in another place."""
+    from batchq.waiting import why_waiting
+
+    return why_waiting(progress, found.database) if found.moved_to is None else None
 
 
 def _row(progress: Progress) -> tuple[str, ...]:

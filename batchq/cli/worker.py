@@ -110,6 +110,7 @@ async def _serve(
     endpoints = gather_endpoints(settings)
     on_locked = lambda why: voice.say(f"batchq: {why}")  # noqa: E731
     async with await open_store(settings.db, create=not names, on_locked=on_locked) as store:
+        await store.refuse_moved()
         if names:
             options = replace(options, batch_ids=frozenset([(await store.batch(name)).id for name in names]))
         await _announce(voice, store, settings, workers, options)

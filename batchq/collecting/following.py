@@ -53,7 +53,8 @@ async def follow(
         with anyio.move_on_after(wait_timeout):
             while not follower.is_complete:
                 async for progress in watch(store, name):
-                    await follower.advance(progress)
+                    if progress.away is None:
+                        await follower.advance(progress)
                     if on_progress is not None:
                         on_progress(progress)
         sheets = follower.sheets

@@ -59,7 +59,7 @@ class Database(Protocol):
     async def read(self, body: Callable[[Transaction], T], *, patience: float | None = None) -> T:
         """Run `body` in a transaction that sees one moment and writes nothing; it must be short.
 
-        A server that is away is waited for, up to `patience` seconds, else for a minute.
+        A server that is away is waited for, up to `patience` seconds, else for a minute. A file is not away.
         """
 
     async def write(
@@ -67,7 +67,9 @@ class Database(Protocol):
     ) -> T:
         """Run `body` in a transaction and commit it, waiting for a lock or server up to `patience` seconds.
 
-        `announce` tells waiting runners that there may be work. Raises StoreError.
+        Without `patience` SQLite waits for its lock without end: nobody holds it for long. PostgreSQL then tells of a
+        lock that is not free within seconds, and of a server that is away, at once: DatabaseUnavailable, for the
+        caller to wait and ask again. `announce` tells waiting runners that there may be work. Raises StoreError.
         """
 
     async def make_index(self, ddl: str) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.schema import CreateIndex
 
 from batchq.database.contract import Transaction
+from batchq.database.sqlite.refusal import RESCUE
 from batchq.schema import metadata
 
 _MOST_TOLD = 10
@@ -43,7 +44,7 @@ def _damage_of_file(connection: Connection) -> Iterator[str]:
     found = connection.exec_driver_sql(f"PRAGMA quick_check({_MOST_TOLD})").scalars().all()
     if found != ["ok"]:
         told = "; ".join(" ".join(line.split()) for line in found)
-        yield f"{told}: go back to a copy, or save what can be read with `sqlite3 FILE .recover`"
+        yield f"{told}: {RESCUE}"
     orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(_MOST_TOLD)
     for table, rowid, parent, _ in orphans:
         yield f"row {rowid} of {table} belongs to none of {parent}: something else than batchq has changed the file"
@@ -57,6 +58,7 @@ def _invalid_indexes(connection: Connection) -> Iterator[str]:
 
 def _missing(connection: Connection) -> Iterator[str]:
     """Tell of tables, columns and indexes that should be there and are not; more of them do no harm."""
+    program = "sqlite3 FILE" if connection.dialect.name == "sqlite" else "psql DATABASE"
     found = inspect(connection)
     tables = set(found.get_table_names())
     for table in metadata.sorted_tables:
@@ -70,4 +72,4 @@ def _missing(connection: Connection) -> Iterator[str]:
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             if index.name not in indexes:
                 ddl = " ".join(str(CreateIndex(index).compile(dialect=connection.dialect)).split())
-                yield f"the index {index.name} is missing, and what needs it is slow: {ddl}"
+                yield f"the index {index.name} is missing, and what needs it is slow: run with `{program}`: {ddl}"

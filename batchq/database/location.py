@@ -15,7 +15,7 @@ _DRIVERS = {
     "postgresql": "psycopg", "postgres": "psycopg", "postgresql+psycopg": "psycopg", "postgresql+asyncpg": "asyncpg",
 }  # fmt: skip
 # psycopg hands all that a URL asks for to libpq; asyncpg has arguments of its own.
-_ASYNCPG_OPTIONS = frozenset({"ssl", "passfile", "host", "port", "timeout", "command_timeout"})
+_ASYNCPG_OPTIONS = frozenset({"ssl", "options", "passfile", "host", "port", "timeout", "command_timeout"})
 _ESCAPES = "in a password write @ : / # ? % as %40 %3A %2F %23 %3F %25"
 # A URL without its slashes, or without its scheme, would be a path, and its password be shown.
 _LIKE_A_URL = re.compile(r"(postgres(ql)?(\+\w+)?:/?[^/])|([^/\s]+:[^/\s]*@[^/\s]+/)", re.IGNORECASE)

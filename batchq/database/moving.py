@@ -43,8 +43,13 @@ def schema_in_use(location: object, version: str | None, *, writing: bool) -> st
             f"{location} holds only a part of a queue yet: `batchq db copy` is filling it, or has to be run again"
         )
     if found.word == MOVED and writing:
-        raise QueueMoved(
-            f"{location} is only read from now on: its queue went to {found.place}, use that;"
-            " `batchq db copy … --undo` takes it back"
-        )
+        raise queue_moved(location, found.place)
     return version if found.word is None else found.schema
+
+
+def queue_moved(location: object, place: str) -> QueueMoved:
+    """Return the error for who would work on a queue that went to another place."""
+    return QueueMoved(
+        f"{location} is only read from now on: its queue went to {place}, use that;"
+        " `batchq db copy … --undo` takes it back"
+    )

@@ -68,13 +68,36 @@ class _View:
         self.progress = progress
 
     @property
+    def is_away(self) -> bool:
+        """Whether the database is away."""
+        return self.progress is not None and self.progress.away is not None
+
+    @property
     def why(self) -> str | None:
         """Why nothing moves, once that has lasted for a moment."""
         lasted = time.monotonic() - self._why_since >= WHY_SECONDS
         return one_line(self._why, 400) if self._why and lasted else None
 
 
-class _Lines(_View):
+class _Plain(_View):
+    """Plain lines: of a database that is away and of its return one each, no others meanwhile."""
+
+    def update(self, progress: Progress) -> None:
+        was_away = self.is_away
+        super().update(progress)
+        if self.is_away and not was_away:
+            say(f"batchq: {self._why}")
+        if was_away and not self.is_away:
+            say("batchq: the database is back")
+        if not self.is_away:
+            self.tell(progress)
+
+    def tell(self, progress: Progress) -> None:
+        """Print a line if there is news."""
+        raise NotImplementedError
+
+
+class _Lines(_Plain):
     """A plain line when there is news, at most every few seconds."""
 
     def __init__(self, database: str) -> None:
@@ -82,8 +105,7 @@ class _Lines(_View):
         self._due = 0.0
         self._said: tuple[object, ...] = ()
 
-    def update(self, progress: Progress) -> None:
-        super().update(progress)
+    def tell(self, progress: Progress) -> None:
         now = time.monotonic()
         new_reason = self.why is not None and self.why not in self._said
         if progress.finished or not (now >= self._due or new_reason):
@@ -95,22 +117,20 @@ class _Lines(_View):
         say(f"batchq: {summary_line(progress, self.pace)}" + (f"; waiting: {self.why}" if self.why else ""))
 
 
-class _CountedLines(_View):
+class _CountedLines(_Plain):
     """A plain line for every so many jobs that ended, and when something keeps the rest."""
 
     def __init__(self, database: str, every: int) -> None:
         super().__init__(database)
         self._every = every
-        self._told = 0
+        self._told: int | None = None
         self._why_told: str | None = None
 
-    def update(self, progress: Progress) -> None:
-        first = self.progress is None
-        super().update(progress)
+    def tell(self, progress: Progress) -> None:
         steps = progress.counts.final // self._every if self._every > 0 else 0
-        news = steps != self._told and not first
+        news = self._told not in {None, steps}
         if progress.finished or not (news or (self.why is not None and self.why != self._why_told)):
-            self._told = steps if first else self._told
+            self._told = steps if self._told is None else self._told
             return
         self._told, self._why_told = steps, self.why
         say(f"batchq: {summary_line(progress, self.pace)}" + (f"; waiting: {self.why}" if self.why else ""))

@@ -174,7 +174,8 @@ class Progress:
     `finished` is asked of the index (sealed and no live row), never of the tallies.
     `runners` are the live ones, `lanes` those of the batch's worker and model, at whatever server.
     `leased_until` is when the last lease ends. Of `cost`, `estimated` was worked out from price lists;
-    `unpriced` answers told no cost, and of `throttles` claims the provider asked to come later.
+    `unpriced` answers told no cost, and of `throttles` claims the provider asked to come later. Where the database is
+    `away` (why), it is as it stood before.
     """
 
     batch: Batch
@@ -193,6 +194,7 @@ class Progress:
     priced: int = 0
     unpriced: int = 0
     throttles: int = 0
+    away: str | None = None
 
     @property
     def running(self) -> bool:

@@ -30,7 +30,7 @@ from batchq.jobs import (
 )
 from batchq.pacing import LaneState, Limits
 from batchq.schema import ENDED_KEY, SCHEMA_VERSION
-from batchq.store import adding, enqueue, operate, runners
+from batchq.store import adding, audit, enqueue, operate, runners
 from batchq.store.exchange import ExchangeRequest, exchange, look
 from batchq.store.find import lane_name
 from batchq.store.lanes import reopen, set_limits
@@ -181,6 +181,10 @@ class Store(Reading):
             if last is None:
                 return moved
             moved, after = moved + count, last
+
+    async def mend_tallies(self, batch: Batch) -> dict[str, int]:
+        """Count the jobs of a batch anew, and correct its tallies of them; return by how much, by state."""
+        return await self._write(partial(audit.mend_tallies, batch_id=batch.id))
 
     async def purge(self, batch: Batch) -> int:
         """Delete a batch with all its jobs and their log, in chunks; return how many jobs. Safe to repeat."""

@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import BigInteger, and_, bindparam, case, cast, exists, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, case, cast, exists, func, or_, select, true
 
 from batchq.database import Transaction
-from batchq.schema import attempts, batches, jobs
+from batchq.jobs import BatchState, JobState
+from batchq.schema import attempts, batches, jobs, tallies
 from batchq.store.find import AnyRow
 from batchq.store.followers import LEADER
-from batchq.store.tally import read_totals
+from batchq.store.locks import lock_batch
+from batchq.store.tally import PRODUCER, Tally, read_totals
 
 CHUNK_ROWS = 50_000
 
@@ -43,6 +45,27 @@ _CHUNK = (
     )
     .select_from(_page.outerjoin(LEADER, LEADER.c.id == _page.c.leader_id))
     .group_by(_page.c.state)
+)
+
+# In one statement, which sees one moment: whoever changes jobs changes their tally in the same transaction.
+_of_batch = bindparam("of_batch", type_=BigInteger)
+_STATES = [state.value for state in JobState]
+
+
+def _total(amount: ColumnElement[int], state: str) -> ColumnElement[int]:
+    return cast(func.coalesce(func.sum(amount), 0), BigInteger).label(state)
+
+
+_weighed = (
+    select(*(_total(case((jobs.c.state == state, 1 + jobs.c.followers), else_=0), state) for state in _STATES))
+    .where(jobs.c.batch_id == _of_batch, jobs.c.leader_id.is_(None))
+    .subquery()
+)
+_told = (
+    select(*(_total(tallies.c[state], state) for state in _STATES)).where(tallies.c.batch_id == _of_batch).subquery()
+)
+_OFF = select(*((_weighed.c[state] - _told.c[state]).label(state) for state in _STATES)).select_from(
+    _weighed.join(_told, true())
 )
 
 _logged = select(attempts.c.job_id).where(attempts.c.job_id > _after).distinct().order_by(attempts.c.job_id)
@@ -111,6 +134,20 @@ def read_chunk(tx: Transaction, batch_id: int, after: int) -> Chunk | None:
     last = None if complete else max(row.last for row in found)
     told = read_totals(tx, batch_id).get(batch_id, {})
     return Chunk(tuple(found), told, size, last)
+
+
+def mend_tallies(tx: Transaction, batch_id: int) -> dict[str, int]:
+    """Count the jobs of a batch, and correct what its tallies say of them; return by how much, by state."""
+    # The lock is for others who mend it: two corrections would add up.
+    if lock_batch(tx, batch_id) in {None, BatchState.PURGING}:
+        return {}
+    found = tx.connection.execute(_OFF, {"of_batch": batch_id}).mappings().one()
+    off = {state: found[state] for state in _STATES if found[state]}
+    tally = Tally()
+    for state, amount in off.items():
+        tally.count(batch_id, state, amount)
+    tally.write(tx, PRODUCER)
+    return off
 
 
 def read_stray_log(tx: Transaction, after: int) -> tuple[int, int] | None:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from batchq.database import Database, Inspection, Watcher, inspect_database
+from batchq.database.moving import queue_moved
+from batchq.database.version import read_moved_to
 from batchq.errors import UnknownBatch
 from batchq.jobs import (
     Attempt,
@@ -46,12 +48,29 @@ class Reading:
         """The file of the database; None for one on a server."""
         return self._database.file
 
+    @property
+    def upgraded_from(self) -> int | None:
+        """The schema version that the database had, if it was upgraded when it was opened here."""
+        return self._database.upgraded_from
+
     def watch(self, notice: Callable[[], None] | None = None) -> Watcher:
         """Return what tells one waiter whether anybody, also this process, may have committed; the caller closes it.
 
         `notice` is called as soon as others tell of new work, on PostgreSQL.
         """
         return self._database.watch(notice)
+
+    async def moved_to(self) -> str | None:
+        """Return the place that the queue was moved to, or is being copied to, without password; None if it is here.
+
+        Which of the two it is only the other place knows.
+        """
+        return await self._database.read(read_moved_to)
+
+    async def refuse_moved(self) -> None:
+        """Raise QueueMoved where the queue was moved away: it is only read here."""
+        if (place := await self.moved_to()) is not None:
+            raise queue_moved(self.location, place)
 
     async def unfinished(self) -> Unfinished:
         """Return all that is left to do, and the lanes that it goes through, as of one moment."""
@@ -98,9 +117,12 @@ class Reading:
         """Return all batches, newest first."""
         return await self._database.read(enqueue.list_batches)
 
-    async def progress(self, name: str) -> Progress:
-        """Return where a batch stands. Raises UnknownBatch."""
-        found = await self._database.read(partial(results.read_progress, name=name))
+    async def progress(self, name: str, *, patience: float | None = None) -> Progress:
+        """Return where a batch stands. Raises UnknownBatch.
+
+        A server that is away is waited for, up to `patience` seconds, else for a minute.
+        """
+        found = await self._database.read(partial(results.read_progress, name=name), patience=patience)
         if found is None:
             raise await self._unknown(name)
         return found

@@ -7,8 +7,6 @@ the event loop (SQLAlchemy's greenlets), so that psycopg and asyncpg serve alike
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,31 +14,33 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
-from sqlalchemy import Connection, func, text
+from sqlalchemy import Connection, func
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from batchq.database.contract import OnLocked, Transaction
-from batchq.database.driver import say
 from batchq.database.location import shown
+from batchq.database.postgres.announcing import Announcer
+from batchq.database.postgres.driver import say
 from batchq.database.postgres.engine import SESSION, is_pooled, make_engine
-from batchq.database.postgres.listening import CHANNEL, Listener, News, PostgresWatcher
+from batchq.database.postgres.indexes import Index, make_or_await
+from batchq.database.postgres.listening import Listener, News, PostgresWatcher
 from batchq.database.postgres.opening import prepare, upgrade
 from batchq.database.postgres.refusal import (
-    NotLetIn,
-    ServerBusy,
     is_conflict,
+    is_locked,
     is_of_a_standby,
     is_prepared_elsewhere,
     is_unsupported_option,
     translate,
     unreachable,
 )
-from batchq.database.postgres.silence import HURRY_SECONDS, Silence, start_waiting
+from batchq.database.postgres.silence import Silence, start_waiting
+from batchq.database.postgres.waiting import NotNow, Obstacle, Wait
 from batchq.database.tasks import end_of
 from batchq.database.version import CLOCK_AND_VERSION, check_version
-from batchq.errors import ConfigurationError, DatabaseUnavailable, DataRefused
+from batchq.errors import DatabaseUnavailable, DataRefused
 
 T = TypeVar("T")
 
@@ -51,15 +51,12 @@ _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _CLOCK_AND_VERSION_POOLED = CLOCK_AND_VERSION.add_columns(
     *(func.set_config(name, value, True) for name, value in SESSION.items())
 )
-_CONFLICT_SECONDS = (0.005, 0.05)
-_AWAY_SECONDS = (0.1, 0.5)
-_CONFLICTS = 20
 # Reads may be repeated as often as one likes.
 _READ_PATIENCE = 60.0
 # A server that has just been started, or has no connection left; one that is not there is told of at once.
 _OPEN_PATIENCE = 30.0
-_LONG_SECONDS = 5.0
-_COALESCE_SECONDS = 0.02
+_UPGRADE_PATIENCE = 60.0
+_INDEX_PATIENCE = 60.0
 
 
 async def open_postgres(
@@ -81,14 +78,6 @@ async def open_postgres(
         await database.close()
         raise
     return database
-
-
-class _NotNow:
-    """Nothing was done: the server is away, or the transaction lost to another one."""
-
-    def __init__(self, reason: Exception, *, conflict: bool) -> None:
-        self.reason = reason
-        self.conflict = conflict
 
 
 class _NotBegunError(Exception):
@@ -118,13 +107,12 @@ class PostgresDatabase:
         self._moving = moving
         self._news = News()
         self._listener: Listener | None = None
-        self._announcing: asyncio.Task[None] | None = None
-        self._notice_due = False
-        self._announced = 0.0
+        self._announcer = Announcer(lambda notice: self._uninterrupted(notice, Silence()))
 
     async def read(self, body: Callable[[Transaction], T], *, patience: float | None = None) -> T:
         """Run `body` in a read transaction, which sees one moment; it is tried for `patience` seconds, else for 60."""
-        wait = _Wait(_READ_PATIENCE if patience is None else patience, self._on_locked)
+        patience = _READ_PATIENCE if patience is None else patience
+        wait = Wait(self.location, patience, self._on_locked, locked=DatabaseUnavailable)
         return await self._try(partial(self._transact, _READ, body), wait)
 
     async def write(
@@ -132,32 +120,38 @@ class PostgresDatabase:
     ) -> T:
         """Run `body` in a write transaction and commit it; `announce` tells listening runners of it.
 
-        Tries for `patience` seconds where the server is away, or is lost on the way. Raises DatabaseUnavailable
-        then, and where it is lost during the commit: whether that came about is unknown. A cancellation does not
-        break a transaction: it is raised when that is over, or after two seconds.
+        Tries for `patience` seconds where others hold a lock, or the server is away or is lost on the way; without
+        patience just once. Raises DatabaseBusy or DatabaseUnavailable then, and the latter, too, where the server is
+        lost during the commit: whether that came about is unknown. A cancellation does not break a transaction: it
+        is raised when that is over, or after two seconds.
         """
-        result = await self._try(partial(self._transact, _WRITE, body), _Wait(patience, self._on_locked))
+        result = await self._try(partial(self._transact, _WRITE, body), self._wait(patience))
         self._news.committed()
         if announce:
-            self._announce()
+            self._announcer.announce()
         return result
 
     async def make_index(self, ddl: str) -> None:
-        """Make an index while others go on writing."""
-        name = ddl.split(" ON ", maxsplit=1)[0].rsplit(maxsplit=1)[-1]
-        if not await self.read(lambda tx: _is_there(tx.connection, name)):
-            work = partial(_make_index, ddl=ddl, name=name)
-            await self._try(work, _Wait(None, self._on_locked), patient=True)
+        """Make an index while others go on writing, or wait for the process that is making it."""
+        index = Index(ddl)
+
+        async def make() -> bool:
+            if await self.read(lambda tx: index.is_there(tx.connection)):
+                return True
+            wait = self._wait(_INDEX_PATIENCE)
+            return await self._try(lambda on: index.make(on, pooled=self._pooled), wait, patient=True)
+
+        await make_or_await(make, self._on_locked, self.location)
 
     def watch(self, notice: Callable[[], None] | None = None) -> PostgresWatcher:
         """Return what tells one waiter of commits; the caller closes it."""
         if self._listener is None and not self._pooled:  # poolers pass no notices on
-            self._listener = Listener(self._engine, self._news)
+            self._listener = Listener(self._engine, self._url, self._news)
         return PostgresWatcher(self._news, notice)
 
     async def prepare(self, *, create: bool) -> None:
         """Make the tables if they are missing; many processes may do so at once."""
-        wait = _Wait(_OPEN_PATIENCE, self._on_locked, opening=True)
+        wait = self._wait(_OPEN_PATIENCE, opening=True)
         if await self._try(is_pooled, wait):
             await self._do_without_sessions()
         opening = partial(prepare, location=self.location, create=create)
@@ -166,16 +160,13 @@ class PostgresDatabase:
 
     async def upgrade(self) -> int | None:
         """Bring an older schema to this version; return which one it was, None if there was nothing to do."""
-        wait = _Wait(_OPEN_PATIENCE, self._on_locked, opening=True)
+        wait = self._wait(_UPGRADE_PATIENCE, opening=True)
         return await self._try(partial(upgrade, location=self.location), wait, patient=True)
 
     async def close(self) -> None:
         """Close all connections."""
         with anyio.CancelScope(shield=True):
-            if (announcing := self._announcing) is not None:
-                await asyncio.wait([announcing], timeout=HURRY_SECONDS)
-                announcing.cancel()
-                await asyncio.wait([announcing])
+            await self._announcer.close()
             await self._stop_listening()
             await self._engine.dispose()
 
@@ -184,23 +175,18 @@ class PostgresDatabase:
             await self._listener.close()
             self._listener = None
 
-    async def _try(self, body: Callable[[Connection], T], wait: _Wait, *, patient: bool = False) -> T:
+    async def _try(self, body: Callable[[Connection], T], wait: Wait, *, patient: bool = False) -> T:
         """Have `body` done on a connection, again where it was not begun, came to nothing, or lost to another one."""
-        conflicts = 0
         while True:
             result = await self._uninterrupted(body, Silence(patient=patient))
-            if not isinstance(result, _NotNow):
+            if not isinstance(result, NotNow):
                 return result
-            conflicts += result.conflict
-            if not result.conflict:
-                await wait.a_moment(result.reason)
-            elif conflicts > _CONFLICTS:
-                reason = f"{self.location}: others were in the way {conflicts} times"
-                raise DatabaseUnavailable(reason) from result.reason
-            else:
-                await asyncio.sleep(random.uniform(*_CONFLICT_SECONDS))
+            await wait.a_moment(result)
 
-    async def _uninterrupted(self, body: Callable[[Connection], T], silence: Silence) -> T | _NotNow:
+    def _wait(self, patience: float | None, *, opening: bool = False) -> Wait:
+        return Wait(self.location, patience, self._on_locked, opening=opening)
+
+    async def _uninterrupted(self, body: Callable[[Connection], T], silence: Silence) -> T | NotNow:
         """Have `body` done to its end, also when cancelled: but then it has to hurry."""
         task = asyncio.get_running_loop().create_task(self._once(body, silence))
         silence.begin(task)
@@ -215,16 +201,16 @@ class PostgresDatabase:
             raise
         return task.result()
 
-    async def _once(self, body: Callable[[Connection], T], silence: Silence) -> T | _NotNow:
+    async def _once(self, body: Callable[[Connection], T], silence: Silence) -> T | NotNow:
         start_waiting(silence)
         try:
             connection = await self._engine.connect()
         except DBAPIError as error:
-            if is_unsupported_option(error) or is_prepared_elsewhere(error):
+            if not self._pooled and (is_unsupported_option(error) or is_prepared_elsewhere(error)):
                 return await self._go_through_pooler(error)
-            return _NotNow(translate(error, self.location), conflict=False)
+            return NotNow(translate(error, self.location), Obstacle.AWAY)
         except (OSError, TimeoutError, PoolTimeout) as error:  # asyncpg's own; the pool's
-            return _NotNow(unreachable(error, self.location), conflict=False)
+            return NotNow(unreachable(error, self.location), Obstacle.AWAY)
         finally:
             silence.over()
         try:
@@ -235,7 +221,7 @@ class PostgresDatabase:
                 await connection.invalidate()  # where the server's name leads now is another question
             return await self._after(error)
         except _NotBegunError as error:
-            return _NotNow(error, conflict=True)
+            return NotNow(error, Obstacle.CONFLICT)
         except _UnsureError as error:
             raise DatabaseUnavailable(f"{error}; whether the last change was stored is unknown") from error
         except (UnicodeEncodeError, OverflowError) as error:
@@ -244,23 +230,25 @@ class PostgresDatabase:
             await connection.close()
             silence.over()
 
-    async def _after(self, error: DBAPIError) -> _NotNow:
+    async def _after(self, error: DBAPIError) -> NotNow:
         """Return what may be tried again; raise what the error means otherwise."""
         if is_prepared_elsewhere(error):
             return await self._go_through_pooler(error)
         if is_conflict(error):
-            return _NotNow(error, conflict=True)
+            return NotNow(error, Obstacle.CONFLICT)
+        if is_locked(error):
+            return NotNow(error, Obstacle.LOCKED)
         meaning = translate(error, self.location)
         if meaning is error:
             raise error
         if isinstance(meaning, DatabaseUnavailable):
             meaning.__cause__ = error
-            return _NotNow(meaning, conflict=False)
+            return NotNow(meaning, Obstacle.AWAY)
         raise meaning from error
 
-    async def _go_through_pooler(self, error: Exception) -> _NotNow:
+    async def _go_through_pooler(self, error: Exception) -> NotNow:
         await self._do_without_sessions()
-        return _NotNow(error, conflict=True)
+        return NotNow(error, Obstacle.CONFLICT)
 
     async def _do_without_sessions(self) -> None:
         """Do without what belongs to a session: behind a pooler, another one may answer each transaction."""
@@ -295,66 +283,3 @@ class PostgresDatabase:
                 raise _UnsureError(translate(error, self.location)) from error
             raise  # it refused, and has undone everything
         return result
-
-    def _announce(self) -> None:
-        """Tell listeners, at most once in a moment: each notice takes a lock of the whole server at its commit."""
-        self._notice_due = True
-        if self._announcing is None:
-            self._announcing = asyncio.create_task(self._send_notices())
-
-    async def _send_notices(self) -> None:
-        try:
-            while self._notice_due:
-                await asyncio.sleep(max(0.0, self._announced + _COALESCE_SECONDS - time.monotonic()))
-                self._announced, self._notice_due = time.monotonic(), False
-                with suppress(Exception):  # they poll, too
-                    await self._uninterrupted(_send_notice, Silence())
-        finally:
-            self._announcing = None
-
-
-class _Wait:
-    """A wait for a server: as long as patience allows, and told of, once, when it lasts."""
-
-    def __init__(self, patience: float | None, on_locked: OnLocked | None, *, opening: bool = False) -> None:
-        self._patience = patience or 0.0
-        self._on_locked = on_locked
-        self._opening = opening
-        self._began = time.monotonic()
-
-    async def a_moment(self, reason: Exception) -> None:
-        """Sleep before the next try. Raises the reason when patience has ended, or when waiting can't help.
-
-        Who opens a database may have named the wrong one: only one that is there, and busy, is waited for.
-        """
-        waited = time.monotonic() - self._began
-        if self._opening and isinstance(reason, NotLetIn):
-            raise ConfigurationError(str(reason)) from reason
-        awaited = ServerBusy if self._opening else DatabaseUnavailable
-        if waited >= self._patience or not isinstance(reason, awaited):
-            raise reason
-        if waited > _LONG_SECONDS and self._on_locked is not None:
-            self._on_locked(f"{reason}; waiting for it")
-            self._on_locked = None
-        await asyncio.sleep(random.uniform(*_AWAY_SECONDS))
-
-
-def _send_notice(connection: Connection) -> None:
-    connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
-
-
-def _is_there(connection: Connection, name: str) -> bool:
-    found = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
-    return connection.execute(text(found), {"name": name}).scalar_one_or_none() is True
-
-
-def _make_index(connection: Connection, ddl: str, name: str) -> None:
-    """Make an index outside of any transaction; one that was left half-made is made anew."""
-    connection.exec_driver_sql("SET statement_timeout = 0")
-    connection.exec_driver_sql("SET lock_timeout = 0")
-    try:
-        if not _is_there(connection, name):
-            connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
-            connection.exec_driver_sql(ddl.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1))
-    finally:
-        connection.invalidate()  # with what was set

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from batchq.database.postgres.silence import noticed
+from batchq.database.postgres.silence import cut_soon, noticed, progress
 from batchq.errors import ConfigurationError
 
 CONNECT_SECONDS = 10
-_POOL = 3
+# One that listens comes on top.
+_POOL = 2
 
 # Whoever is stopped in the middle of a transaction must not hold up the others for long.
 SESSION = {
     "idle_in_transaction_session_timeout": "30s",
-    "lock_timeout": "10s",
+    "lock_timeout": "5s",
     "statement_timeout": "24s",
     "jit": "off",
 }
@@ -39,10 +41,10 @@ def make_engine(url: URL, *, pooled: bool) -> AsyncEngine:
     prepared statements. Raises ConfigurationError where the driver is not installed.
     """
     asyncpg = is_asyncpg(url)
-    arguments = _asyncpg_arguments(pooled=pooled) if asyncpg else _psycopg_arguments(url, pooled=pooled)
+    arguments = _asyncpg_arguments(url, pooled=pooled) if asyncpg else _psycopg_arguments(url, pooled=pooled)
     try:
-        return create_async_engine(
-            url,
+        engine = create_async_engine(
+            _without_options(url),
             isolation_level="AUTOCOMMIT",
             pool_size=_POOL,
             max_overflow=0,
@@ -52,13 +54,17 @@ def make_engine(url: URL, *, pooled: bool) -> AsyncEngine:
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         driver, extra = ("asyncpg", "asyncpg") if asyncpg else ("psycopg", "postgres")
         raise ConfigurationError(f"{driver} is not installed: pip install 'batchq[{extra}]'") from error
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: progress())
+    if asyncpg:
+        event.listen(engine.sync_engine, "close", lambda connection, _: cut_soon(connection.driver_connection))
+    return engine
 
 
-async def connect_alone(engine: AsyncEngine) -> Any:  # noqa: ANN401 - psycopg's or asyncpg's
-    """Make a connection of the driver itself, as the engine makes its own; the caller closes it."""
-    asyncpg, url = is_asyncpg(engine.url), engine.url
-    arguments = _asyncpg_arguments(pooled=False) if asyncpg else _psycopg_arguments(url, pooled=False)
-    found: Mapping[str, Any] = engine.dialect.create_connect_args(url)[1]
+async def connect_alone(engine: AsyncEngine, url: URL) -> Any:  # noqa: ANN401 - psycopg's or asyncpg's
+    """Make a connection of the driver itself, as the engine for `url` makes its own; the caller closes it."""
+    asyncpg = is_asyncpg(url)
+    arguments = _asyncpg_arguments(url, pooled=False) if asyncpg else _psycopg_arguments(url, pooled=False)
+    found: Mapping[str, Any] = engine.dialect.create_connect_args(engine.url)[1]
     more: dict[str, object] = {} if asyncpg else {"autocommit": True}
     known = {name: value for name, value in {**found, **arguments, **more}.items() if name not in _OF_ADAPTERS}
     return await noticed(_connect_of(asyncpg=asyncpg))(**known)
@@ -93,17 +99,29 @@ def _psycopg_arguments(url: URL, *, pooled: bool) -> dict[str, object]:
     arguments: dict[str, object] = {"application_name": "batchq", "connect_timeout": CONNECT_SECONDS, **_ALIVE}
     if pooled:
         arguments["prepare_threshold"] = None
-    else:
-        arguments["options"] = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
+    if options := _options(url, pooled=pooled):
+        arguments["options"] = options
     # What the URL says itself counts.
-    return {name: value for name, value in arguments.items() if name not in url.query}
+    return {name: value for name, value in arguments.items() if name not in _without_options(url).query}
 
 
-def _asyncpg_arguments(*, pooled: bool) -> dict[str, object]:
-    arguments: dict[str, object] = {"timeout": CONNECT_SECONDS, "server_settings": {"application_name": "batchq"}}
+def _asyncpg_arguments(url: URL, *, pooled: bool) -> dict[str, object]:
+    options = _options(url, pooled=pooled)
+    settings = {"application_name": "batchq", **({"options": options} if options else {})}
+    arguments: dict[str, object] = {"timeout": CONNECT_SECONDS, "server_settings": settings}
     if pooled:
         # Statements without a name leave nothing behind on the server's connection.
         unnamed = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
         return {**arguments, **unnamed, "prepared_statement_name_func": str}
-    session = {"application_name": "batchq", **SESSION}
-    return {**arguments, "server_settings": session, "prepared_statement_name_func": lambda: uuid.uuid4().hex}
+    return {**arguments, "prepared_statement_name_func": lambda: uuid.uuid4().hex}
+
+
+def _options(url: URL, *, pooled: bool) -> str:
+    """Return what sessions begin with: ours, and then what is said elsewhere, since the last word counts."""
+    said = url.query.get("options") or os.environ.get("PGOPTIONS", "")
+    ours = [] if pooled else [f"-c {name}={value}" for name, value in SESSION.items()]
+    return " ".join([*ours, *([said] if isinstance(said, str) else said)]).strip()
+
+
+def _without_options(url: URL) -> URL:
+    return url.difference_update_query(["options"])

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from batchq.database.postgres.engine import connect_alone, is_asyncpg
@@ -70,9 +71,10 @@ class PostgresWatcher:
 class Listener:
     """Keeps a connection that listens, until it is closed; one for all watchers of a process."""
 
-    def __init__(self, engine: AsyncEngine, news: News) -> None:
-        """Listen to the engine's database from now on."""
+    def __init__(self, engine: AsyncEngine, url: URL, news: News) -> None:
+        """Listen to the database at `url` from now on; the engine is one for it."""
         self._engine = engine
+        self._url = url
         self._news = news
         self._silence = Silence()
         self._closing = False
@@ -100,9 +102,9 @@ class Listener:
                 await asyncio.sleep(delay)
 
     async def _listen(self) -> None:
-        driver = await connect_alone(self._engine)
+        driver = await connect_alone(self._engine, self._url)
         try:
-            hear = await (_start_asyncpg if is_asyncpg(self._engine.url) else _start_psycopg)(driver, self._news)
+            hear = await (_start_asyncpg if is_asyncpg(self._url) else _start_psycopg)(driver, self._news)
             self._news.came()  # what was said before is lost
             while True:
                 self._silence.pause()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
-from batchq.database.driver import say
+from batchq.database.postgres.driver import transaction
 from batchq.database.version import VERSION, check_version, outdated
 from batchq.errors import NoDatabase
 from batchq.schema import SCHEMA_VERSION, meta, metadata
@@ -21,7 +17,7 @@ _THERE = text("SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'meta' AND pg
 
 def prepare(connection: Connection, location: str, *, create: bool) -> None:
     """Make the tables if they are missing and `create`, in a transaction of its own. Raises NoDatabase."""
-    with _transaction(connection):
+    with transaction(connection):
         if connection.execute(_THERE).scalar_one():
             return
         if not create:
@@ -40,7 +36,7 @@ def upgrade(connection: Connection, location: str) -> int | None:
     """
     import batchq.migrations  # noqa: F401 - before locks are taken: Alembic takes its time
 
-    with _transaction(connection):
+    with transaction(connection):
         return _upgrade(connection, location)
 
 
@@ -61,20 +57,6 @@ def _upgrade(connection: Connection, location: str) -> int | None:
     connection.exec_driver_sql("LOCK TABLE meta IN ACCESS EXCLUSIVE MODE")
     upgrade(connection, version, SCHEMA_VERSION)
     return version
-
-
-@contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
-    """Commit what is done within, or roll it back: the connection may be used again."""
-    say(connection, "BEGIN ISOLATION LEVEL READ COMMITTED")
-    try:
-        yield
-        say(connection, "COMMIT")
-    except BaseException:
-        if not connection.invalidated:
-            with suppress(DBAPIError):
-                say(connection, "ROLLBACK")
-        raise
 
 
 def _no_queue(location: str) -> NoDatabase:

@@ -189,7 +189,7 @@ class SqliteDatabase:
 
     def _meaning(self, error: BaseException) -> BaseException:
         match error:
-            case DBAPIError():
+            case DBAPIError() | sqlite3.Error():
                 return translate(error, self.file)
             case UnicodeEncodeError() | OverflowError():
                 return DataRefused(f"{self.file} can't hold a value: {error}")

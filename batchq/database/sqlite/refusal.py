@@ -10,30 +10,40 @@ from sqlalchemy.exc import DBAPIError
 from batchq.errors import DatabaseUnavailable, DataRefused, NotABatchqDatabase
 
 BUSY_CODES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_FOREIGN_CODES = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+RESCUE = (
+    "copy the file first, and its -wal if there is one; then go back to a backup, or save what can be read into a new"
+    " file: `sqlite3 FILE .recover | sqlite3 NEW`"
+)
 _DATA_CODES = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE}
 # A statement of ours is wrong: waiting would not mend it. No code: the driver itself refused.
 _MISTAKE_CODES = {None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_INTERNAL, sqlite3.SQLITE_MISUSE}
 
 
-def code_of(error: DBAPIError) -> int | None:
+def code_of(error: DBAPIError | sqlite3.Error) -> int | None:
     """Return the primary result code: extended codes carry it in their low byte."""
-    code = getattr(error.orig, "sqlite_errorcode", None)
+    code = getattr(_of_driver(error), "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-def translate(error: DBAPIError, path: Path) -> Exception:
+def translate(error: DBAPIError | sqlite3.Error, path: Path) -> Exception:
     """Return the exception to raise instead; the error itself where it is a mistake in this program.
 
     Whatever is not known to be final (no memory, a lost lock race, codes of newer versions) may pass.
     """
-    code, text = code_of(error), str(error.orig)
+    code, text = code_of(error), str(_of_driver(error))
     if code in _MISTAKE_CODES:
         return error
-    if code in _FOREIGN_CODES:
+    if code == sqlite3.SQLITE_CORRUPT:
+        return NotABatchqDatabase(f"{path} is damaged: {text}: {RESCUE}")
+    if code == sqlite3.SQLITE_NOTADB:
         return NotABatchqDatabase(f"{path} is not a usable SQLite database: {text}")
     if code in _DATA_CODES:
         return DataRefused(f"{path} refused a value: {text}")
     if code == sqlite3.SQLITE_READONLY:
         return DatabaseUnavailable(f"{path} can't be written: {text}; check the permissions of file and directory")
     return DatabaseUnavailable(f"{path} can't be used right now: {text}")
+
+
+def _of_driver(error: DBAPIError | sqlite3.Error) -> BaseException | None:
+    """Return the driver's own error, which some statements raise past SQLAlchemy."""
+    return error.orig if isinstance(error, DBAPIError) else error

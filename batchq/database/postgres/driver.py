@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, exc
 from sqlalchemy.util import await_only
+
+from batchq.database.postgres.silence import progress
 
 T = TypeVar("T")
 
@@ -18,6 +21,7 @@ _OF_ASYNCPG = {"OSError": exc.OperationalError, _ASTRAY: exc.InternalError, "Pos
 def on_driver(connection: Connection, statement: str, call: Callable[[Any], Awaitable[T]]) -> T:
     """Return what a coroutine of psycopg's or asyncpg's connection returns. Raises DBAPIError."""
     driver: Any = connection.connection.driver_connection
+    progress()
     try:
         return await_only(call(driver))
     except Exception as error:
@@ -40,6 +44,20 @@ def say(connection: Connection, word: str) -> None:
         on_driver(connection, word, lambda driver: driver.execute(word))
     else:
         connection.exec_driver_sql(word)
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """Commit what is done within, or roll it back: the connection may be used again."""
+    say(connection, "BEGIN ISOLATION LEVEL READ COMMITTED")
+    try:
+        yield
+        say(connection, "COMMIT")
+    except BaseException:
+        if not connection.invalidated:
+            with suppress(exc.DBAPIError):
+                say(connection, "ROLLBACK")
+        raise
 
 
 def _kind_of(names: list[str]) -> type[exc.DBAPIError] | None:
