@@ -18,6 +18,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent.parent
 BATCHQ = Path(sys.executable).with_name("batchq")
 PATIENCE = 1_800.0
+# The fake provider's helpers are in tests/.
+PYTHON_PATH = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
 _SETTINGS = ("BATCHQ_", "OPENROUTER_", "OPENAI_", "MODEL", "PYTHONPATH")
 
 
@@ -32,7 +34,7 @@ def child(function: Callable[..., T], *arguments: object) -> Iterator[Callable[[
     """Start what `in_child` runs; what this yields waits for the result."""
     name = f"{function.__module__}:{function.__name__}"
     command = [sys.executable, "-P", "-m", __name__, name, json.dumps(arguments)]
-    with running(command, stdout=subprocess.PIPE, PYTHONPATH=str(ROOT)) as process:
+    with running(command, stdout=subprocess.PIPE, PYTHONPATH=PYTHON_PATH) as process:
 
         def result() -> T:
             output, _ = process.communicate(timeout=PATIENCE)
