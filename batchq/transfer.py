@@ -11,14 +11,12 @@ import asyncio
 import hashlib
 import shlex
 import uuid
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Table
 from sqlalchemy.engine import URL
 
 from batchq.database import OnLocked, locate, shown
@@ -33,8 +31,10 @@ from batchq.errors import (
 )
 from batchq.formats.same_file import same_file
 from batchq.schema import COPYING, MOVED
-from batchq.store.copying import Found, Mark, Side, open_side, refuse_in_use, taken_back
-from batchq.store.pages import TABLES, Key, Page, as_text, first_difference, with_later_times
+from batchq.store.copying import Side, open_side, refuse_in_use, taken_back
+from batchq.store.marks import Found, Mark
+from batchq.store.pages import TABLES, Key, as_text, first_difference, with_later_times
+from batchq.transfer_progress import OnStep, Progress
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -42,21 +42,6 @@ S = TypeVar("S")
 # Below that, clocks count as the same, and times stay as they are.
 CLOCKS_DIFFER_MS = 1_000
 _MAY_PASS = (DatabaseBusy, DatabaseUnavailable)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far a move is: rows of one table that were copied, or compared, of how many; and of all tables."""
-
-    doing: str
-    table: str
-    done: int
-    total: int
-    all_done: int
-    all_total: int
-
-
-OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +108,7 @@ async def _move(origin: Side, goal: Side, *, force: bool, verify: bool, on_step:
     mark = await _start(origin, goal, left, there, force=force)
     await _refuse_taken_back(origin, goal, mark)
     totals = {name: await origin.count(table) for name, table in TABLES.items()}
-    progress = _Progress(totals, passes=2 if verify else 1, on_step=on_step)
+    progress = Progress(totals, passes=2 if verify else 1, on_step=on_step)
     progress.begun(mark)
     mark = await _copy(origin, goal, mark, progress)
     checksum = await _compare(origin, goal, mark.shift_ms, progress) if verify else None
@@ -294,7 +279,7 @@ async def _shift(origin: Side, goal: Side) -> int:
     return ahead if abs(ahead) > CLOCKS_DIFFER_MS else 0
 
 
-async def _copy(origin: Side, goal: Side, mark: Mark, progress: _Progress) -> Mark:
+async def _copy(origin: Side, goal: Side, mark: Mark, progress: Progress) -> Mark:
     """Bring what is missing; return the mark as it is then."""
     names = list(TABLES)
     for name in names[names.index(mark.table) :]:
@@ -309,7 +294,7 @@ async def _copy(origin: Side, goal: Side, mark: Mark, progress: _Progress) -> Ma
     return mark
 
 
-async def _compare(origin: Side, goal: Side, shift_ms: int, progress: _Progress) -> str:
+async def _compare(origin: Side, goal: Side, shift_ms: int, progress: Progress) -> str:
     """Read all rows again, on both sides; return their checksum. Raises CopyDiffers."""
     checksum = hashlib.sha256()
     for table in TABLES.values():
@@ -332,35 +317,6 @@ async def _compare(origin: Side, goal: Side, shift_ms: int, progress: _Progress)
                 break
             after, page = page.last, following
     return checksum.hexdigest()[:32]
-
-
-class _Progress:
-    """Counts rows, of those that there are."""
-
-    def __init__(self, totals: Mapping[str, int], *, passes: int, on_step: OnStep) -> None:
-        self._totals = totals
-        self._passes = passes
-        self._on_step = on_step
-        self._compared: Counter[str] = Counter()
-        self._before = 0
-
-    def begun(self, mark: Mark) -> None:
-        self.copied(TABLES[mark.table], mark)
-
-    def copied(self, table: Table, mark: Mark) -> None:
-        self._before = sum(mark.rows.values())
-        self._say("copying", table, mark.rows.get(table.name, 0), self._before)
-
-    def compared(self, table: Table, page: Page) -> None:
-        self._compared[table.name] += len(page.rows)
-        done = max(self._before, sum(self._totals.values())) + self._compared.total()
-        self._say("comparing", table, self._compared[table.name], done)
-
-    def _say(self, doing: str, table: Table, done: int, all_done: int) -> None:
-        # What was estimated may be less than there is.
-        total = max(self._totals[table.name], done)
-        all_total = max(self._passes * sum(self._totals.values()), all_done)
-        self._on_step(Step(doing, table.name, done, total, all_done, all_total))
 
 
 async def _both(one: Awaitable[T], other: Awaitable[S]) -> tuple[T, S]:

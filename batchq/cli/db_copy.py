@@ -13,7 +13,8 @@ from batchq.display.messages import say
 from batchq.display.text import plural
 
 if TYPE_CHECKING:
-    from batchq.transfer import Moved, Step
+    from batchq.transfer import Moved
+    from batchq.transfer_progress import Step
 
 _UNITS = {"batches": "batch", "jobs": "job", "attempts": "attempt", "lanes": "lane"}
 

@@ -16,7 +16,7 @@ from batchq.display.text import duration
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from batchq.transfer import Step
+    from batchq.transfer_progress import Step
 
 LINE_SECONDS = 5.0
 # A rate of less than that says nothing.

@@ -11,11 +11,9 @@ finds out, or his mark is taken away after that look, and without it he can't op
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn, Self, TypeVar
 
@@ -29,6 +27,7 @@ from batchq.database.version import check_version
 from batchq.database.wholesale import count_values, give_ids_behind, last_id, shut_out_others
 from batchq.errors import DatabaseBusy, DatabaseUnavailable, DataRefused, UsageError
 from batchq.schema import COPYING, MOVED, SCHEMA_VERSION, batches, jobs, lanes, meta, runners
+from batchq.store.marks import TAKEN_BACK, Found, Mark
 from batchq.store.pages import (
     PAGE_BYTES,
     PAGE_ROWS,
@@ -39,7 +38,6 @@ from batchq.store.pages import (
     Row,
     key_columns,
     read_page,
-    states_of,
 )
 from batchq.store.unmoved import in_use
 
@@ -55,69 +53,6 @@ _COPIED = "copied"
 _LEAVING = "leaving"
 _VERSION = "schema_version"
 _OTHERS = "another process has changed what the database is for at the same moment: run this again"
-# Stands for the id in the mark of a copy that nobody can go on with.
-_TAKEN_BACK = "taken back"
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """How far a copy is: the rows of `table` up to the key `after` are there, and all of the tables before it.
-
-    `id` is that of the move, `origin` where it comes from, `shift_ms` what is added to all times; `rows` counts what
-    is there by table, `states` the jobs.
-    """
-
-    id: str
-    origin: str
-    shift_ms: int = 0
-    table: str = "batches"
-    after: Key | None = None
-    rows: Mapping[str, int] = field(default_factory=dict)
-    states: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, text: str) -> Mark:
-        """Return the mark that was written as `text`."""
-        found = json.loads(text)
-        after = found.pop("after")
-        return cls(**found, after=None if after is None else tuple(after))
-
-    @property
-    def taken_back(self) -> bool:
-        """Whether the queue was taken back where it came from: nobody can go on."""
-        return self.id == _TAKEN_BACK
-
-    def __str__(self) -> str:
-        """Return it as text, always the same for the same."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    def behind(self, table: Table, page: Page) -> Mark:
-        """Return the mark for when a page is there, too."""
-        rows = Counter(self.rows) + Counter({table.name: len(page.rows)})
-        states = Counter(self.states) + Counter(states_of(page) if table is jobs else ())
-        return replace(self, table=table.name, after=page.last, rows=dict(rows), states=dict(states))
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a database is to a move: whole, in part or left; the ids of moves that it has to do with.
-
-    `move` takes its queue away, `returner` is taking that back; `copied` brought a queue, `mark` tells of one that is
-    on its way. `holds` tells whether there is a batch or a lane.
-    """
-
-    standing: Standing
-    move: str | None
-    returner: str | None
-    copied: str | None
-    mark: Mark | None
-    holds: bool
-    now: int
-
-    @property
-    def leaving(self) -> str | None:
-        """The id of the move that takes the queue away, unless it is being taken back."""
-        return None if self.returner else self.move
 
 
 class Side:
@@ -311,7 +246,7 @@ def _revoke(tx: Transaction, move: str) -> bool:
     found = _look(tx)
     if found.mark is not None and found.mark.id == move:
         # Whoever fills it moves the mark that he knows, and it is not there any more.
-        revoked = replace(found.mark, id=_TAKEN_BACK)
+        revoked = replace(found.mark, id=TAKEN_BACK)
         tx.connection.execute(update(meta).where(meta.c.name == _COPY).values(value=str(revoked)))
     return found.copied == move
 
