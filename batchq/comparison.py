@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import anyio
-import anyio.lowlevel
 import anyio.to_thread
 
 from batchq.jobs import Batch
@@ -39,7 +37,7 @@ async def compare(store: Store, survey: Survey, batch: Batch) -> Comparison:
     rows = Rows(survey, batch)
     present = 0
     alive = KeepAlive(store, batch)
-    for chunk in rows.chunks():
+    async for chunk in rows.chunks():
         await alive.say()
         existing = await store.existing_jobs(batch, [job for _, job in chunk])
         for line, job in chunk:
@@ -65,7 +63,7 @@ async def find_leaders(store: Store, rows: Rows, batch: Batch, leaders: Leaders)
             await alive.say()
             if item.custom_id is not None:
                 leaders.saw(item.position - _BEFORE_THE_INPUT, item.key, item.custom_id)
-    for chunk in rows.chunks():
+    async for chunk in rows.chunks():
         await alive.say()
         for _, job in chunk:
             leaders.saw(job.position, job.key, job.position if job.custom_id is None else job.custom_id)
@@ -73,7 +71,7 @@ async def find_leaders(store: Store, rows: Rows, batch: Batch, leaders: Leaders)
 
 
 class KeepAlive:
-    """Says now and then that a batch's producer is at work, and lets others have the event loop."""
+    """Says now and then that a batch's producer is at work."""
 
     def __init__(self, store: Store, batch: Batch) -> None:
         """Start with having said so."""
@@ -83,7 +81,6 @@ class KeepAlive:
 
     async def say(self) -> None:
         """Say so if it is time."""
-        await anyio.lowlevel.checkpoint()
         if time.monotonic() - self._said_at > _SAY_ALIVE_SECONDS:
             await self._store.keep_alive(self._batch)
             self._said_at = time.monotonic()

@@ -6,7 +6,8 @@ holds is an error before anything is written, and one killed half-way is resumed
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from batchq.errors import BatchConflict, UsageError
 from batchq.jobs import Added, Batch, Json, NewBatch, Reuse
 from batchq.leaders import Leaders
 from batchq.request import DEFAULT_URL, canonical
-from batchq.rows import Rows
+from batchq.rows import Chunk, Rows
 from batchq.store import Store
 from batchq.survey import Survey
 
@@ -134,8 +135,8 @@ async def fill(
         with closing(Leaders()) as leaders:
             if thrift.dedupe:
                 await find_leaders(store, rows, batch, leaders)
-            for chunk in rows.chunks(start, leaders if thrift.dedupe else None):
-                added += await store.add_jobs(batch, [job for _, job in chunk], thrift.reuse)
+            chunks = rows.chunks(start, leaders if thrift.dedupe else None, size=store.rows_per_write)
+            added = await _add(store, batch, chunks, thrift.reuse)
     rows.survey.check_unchanged()
     if seal and (added.jobs or batch.sealed_at is None):
         await store.seal(batch)
@@ -144,6 +145,24 @@ async def fill(
         batch, added.jobs, rows.total - added.jobs, rows.survey.bad, rows.total, sealed, comparison.absent, changed,
         added.reused, added.followers,
     )  # fmt: skip
+
+
+async def _add(store: Store, batch: Batch, chunks: AsyncIterator[Chunk], reuse: Reuse | None) -> Added:
+    """Add chunk after chunk, preparing each while the database takes in the one before."""
+    added = Added()
+    adding: asyncio.Task[Added] | None = None
+    try:
+        async for chunk in chunks:
+            if adding is not None:
+                added += await adding
+            adding = asyncio.create_task(  # noqa: RUF006 - the next round or the end awaits it
+                store.add_jobs(batch, [job for _, job in chunk], reuse)
+            )
+        return added if adding is None else added + await adding
+    finally:
+        if adding is not None:
+            adding.cancel()
+            await asyncio.gather(adding, return_exceptions=True)
 
 
 async def _apply(store: Store, batch: Batch, policy: Policy, source: str | None) -> tuple[Batch, dict[str, int | bool]]:

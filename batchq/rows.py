@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+
+import anyio.lowlevel
 
 from batchq.jobs import Batch, NewBatch, NewJob
 from batchq.leaders import Leaders, Name
@@ -12,6 +14,8 @@ from batchq.survey import Survey
 
 CHUNK_ROWS = 2_000
 CHUNK_BYTES = 4 << 20
+# Rows that are prepared before others have the event loop: what a database waits for meanwhile goes out to it.
+_ROWS_IN_A_TURN = 64
 _NO_MORE: tuple[int, Name] = (-1, -1)
 
 # The jobs of a chunk, each with the line that it comes from.
@@ -29,18 +33,22 @@ class Rows:
         self._samples = samples_of(batch.settings)
         self.total = survey.rows * self._samples
 
-    def chunks(self, start: int = 0, leaders: Leaders | None = None) -> Iterator[Chunk]:
-        """Yield the jobs from position `start` with their lines, up to 2,000 rows or 4 MB at a time."""
+    async def chunks(
+        self, start: int = 0, leaders: Leaders | None = None, *, size: int = CHUNK_ROWS
+    ) -> AsyncIterator[Chunk]:
+        """Yield the jobs from position `start` with their lines, up to `size` rows or 4 MB at a time."""
         chunk: Chunk = []
-        size = 0
-        for line, job in self._following(leaders) if leaders else self._jobs():
+        characters = 0
+        for index, (line, job) in enumerate(self._following(leaders) if leaders else self._jobs()):
+            if index % _ROWS_IN_A_TURN == 0:
+                await anyio.lowlevel.checkpoint()
             if job.position < start:
                 continue
             chunk.append((line, job))
-            size += len(job.payload)
-            if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            characters += len(job.payload)
+            if len(chunk) == size or characters >= CHUNK_BYTES:
                 yield chunk
-                chunk, size = [], 0
+                chunk, characters = [], 0
         if chunk:
             yield chunk
 

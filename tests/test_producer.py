@@ -289,19 +289,20 @@ def test_chunks_are_bounded_by_rows_and_by_bytes(database, prompts):
             self.chunks.append((len(chunk), sum(len(job.payload) for job in chunk)))
             return await self.store.add_jobs(batch, chunk, reuse)
 
-    write_lines(prompts, ["x" * 1_000_000] * 9 + ["y"] * 4000)
+    write_lines(prompts, ["x" * 1_000_000] * 9 + ["y"] * 9_000)
     recorded = []
 
     async def record(store):
         recording = Recording(store)
         await enqueue(recording, survey, BATCH)
         recorded.extend(recording.chunks)
+        return store.rows_per_write
 
     with survey_input(prompts, ReadOptions()) as survey:
-        with_store(database, record)
-    assert max(count for count, _ in recorded) == rows.CHUNK_ROWS
+        allowed = with_store(database, record)
+    assert max(count for count, _ in recorded) == allowed
     assert max(size for _, size in recorded) < rows.CHUNK_BYTES + 1_000_003
-    assert sum(count for count, _ in recorded) == 4009
+    assert sum(count for count, _ in recorded) == 9_009
 
 
 def test_memory_does_not_grow_with_the_input(prompts):
@@ -359,7 +360,7 @@ def test_a_producer_that_compares_for_long_stays_alive(database, prompts, monkey
         said.append(batch.name)
 
     add(database, write_lines(prompts, [f"p{i}" for i in range(30)]), seal=False)
-    monkeypatch.setattr(rows, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(rows.Rows.chunks, "__kwdefaults__", {"size": 10})
     monkeypatch.setattr(Store, "keep_alive", keep_alive)
     add(database, prompts)
     assert said == []

@@ -53,6 +53,10 @@ class Database(Protocol):
         """The file that it is in; None for one on a server."""
 
     @property
+    def rows_per_write(self) -> int:
+        """How many rows a transaction should write at most, so that it is soon others' turn."""
+
+    @property
     def upgraded_from(self) -> int | None:
         """The schema version that it had, if it was upgraded when it was opened here."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -15,6 +16,8 @@ Rows = Sequence[tuple[object, ...]]
 
 # What any link carries well within the timeout of a statement.
 _QUICK_CHARACTERS = 500_000
+# Rows that are handed over before the link is said to be alive.
+_BLOCK_ROWS = 16
 _SET = text("SELECT current_setting('statement_timeout'), set_config('statement_timeout', :value, true)")
 
 
@@ -28,7 +31,7 @@ def copy(connection: Connection, table: str, columns: Sequence[str], rows: Rows)
 @contextmanager
 def _patient(connection: Connection, rows: Rows) -> Iterator[None]:
     """Let a statement with much to carry take its time: that nothing moves any more is noticed on this side."""
-    if sum(len(value) for row in rows for value in row if isinstance(value, str)) <= _QUICK_CHARACTERS:
+    if sum(len(value) for value in chain.from_iterable(rows) if isinstance(value, str)) <= _QUICK_CHARACTERS:
         yield
         return
     usual = connection.execute(_SET, {"value": "0"}).one()[0]
@@ -38,8 +41,9 @@ def _patient(connection: Connection, rows: Rows) -> Iterator[None]:
 
 async def _copy_psycopg(driver: Any, table: str, columns: Sequence[str], rows: Rows) -> None:  # noqa: ANN401
     async with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
-        for row in rows:
-            await copy.write_row(row)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            for row in rows[start : start + _BLOCK_ROWS]:
+                await copy.write_row(row)
             progress()
 
 

@@ -78,6 +78,9 @@ async def open_sqlite(
 class SqliteDatabase:
     """A queue's SQLite file. Use from one event loop; close it before the loop ends."""
 
+    # Whoever writes holds the only lock.
+    rows_per_write = 2_000
+
     def __init__(
         self,
         path: Path,
