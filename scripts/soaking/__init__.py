@@ -1,0 +1,1 @@
+"""The soak: workers that run for long, and what must stay flat meanwhile."""
