@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -23,21 +22,29 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from batchq.concealing import remember
+from batchq.endpoints import check_url, read_key, refuse_insecure, usable_key
 from batchq.errors import ConfigurationError
 from batchq.worker import Endpoint, is_openrouter
+
+if TYPE_CHECKING:
+    from batchq.database.rules import FileRules
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 DEFAULT_DB = "runs.db"
 DEFAULT_ENDPOINT = "default"
 DOTENV, TOML = ".env", "batchq.toml"
+_NO_SETTINGS = ("BATCHQ_DEBUG", "BATCHQ_TEST_")
+_BOM = "\ufeff"
 
 
 class EndpointSettings(BaseModel, extra="forbid"):
-    """A `[endpoints.NAME]` table of batchq.toml: a server by its URL, and the variable that holds its key."""
+    """A `[endpoints.NAME]` table of batchq.toml: a server by its URL, and its key or the file that holds it."""
 
     base_url: str
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
+    insecure: bool = False
     prices: str | None = None
 
 
@@ -49,6 +56,7 @@ class Settings(BaseSettings):
     db: str = DEFAULT_DB
     model: Annotated[str | None, Field(validation_alias=AliasChoices("model", "BATCHQ_MODEL", "MODEL"))] = None
     base_url: str | None = None
+    insecure: bool = False
     api_key_file: Path | None = None
     openrouter_api_key: Annotated[
         SecretStr | None, Field(validation_alias=AliasChoices("openrouter_api_key", "OPENROUTER_API_KEY"))
@@ -57,6 +65,8 @@ class Settings(BaseSettings):
         SecretStr | None, Field(validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"))
     ] = None
     prices: str | None = None
+    db_mode: Literal["0600", "0660"] = "0600"
+    allow_network_fs: bool = False
     app_url: Annotated[
         str | None, Field(validation_alias=AliasChoices("app_url", "BATCHQ_APP_URL", "OPENROUTER_APP_URL"))
     ] = None
@@ -82,13 +92,13 @@ class Settings(BaseSettings):
         """Return the endpoint of that name with its key; None if this process does not know it."""
         if name in self.endpoints:
             found = self.endpoints[name]
-            key = found.api_key.get_secret_value() if found.api_key else _read_key(found.api_key_file)
+            key = _key_of(found.api_key, f"api_key of the endpoint {name!r}") or _read_file(found.api_key_file)
             base_url = found.base_url.rstrip("/")
             return Endpoint(name, base_url, key, self._attribution(base_url), found.prices)
         if name != DEFAULT_ENDPOINT:
             return None
         base_url = (self.base_url or OPENROUTER_URL).rstrip("/")
-        key = _read_key(self.api_key_file) or self._key_for(base_url)
+        key = _read_file(self.api_key_file) or self._key_for(base_url)
         return Endpoint(name, base_url, key, self._attribution(base_url), self.prices)
 
     def require_endpoint(self, name: str) -> Endpoint:
@@ -96,6 +106,12 @@ class Settings(BaseSettings):
         if (found := self.endpoint(name)) is None:
             raise ConfigurationError(self.unknown_endpoint(name))
         return found
+
+    def refuse_insecure(self, endpoint: Endpoint) -> None:
+        """Raise ConfigurationError for an endpoint that may not be called: whoever is between could read along."""
+        own = self.endpoints.get(endpoint.name)
+        if not self.insecure and (own is None or not own.insecure):
+            refuse_insecure(endpoint.base_url)
 
     def known_endpoints(self) -> list[str]:
         """Return the names of all endpoints that this process can call."""
@@ -117,8 +133,9 @@ class Settings(BaseSettings):
 
     def _key_for(self, base_url: str) -> str | None:
         """Choose the key by the server: OpenRouter's goes to OpenRouter only."""
-        key = self.openrouter_api_key if is_openrouter(base_url) else self.openai_api_key
-        return key.get_secret_value() if key else None
+        if is_openrouter(base_url):
+            return _key_of(self.openrouter_api_key, "OPENROUTER_API_KEY")
+        return _key_of(self.openai_api_key, "OPENAI_API_KEY")
 
 
 def load_settings(**flags: object) -> Settings:
@@ -126,6 +143,8 @@ def load_settings(**flags: object) -> Settings:
     given = {name: value for name, value in flags.items() if value is not None}
     dotenv, toml = find_upwards(DOTENV), find_upwards(TOML)
     origins = _Origins(given, _read_dotenv(dotenv), dotenv, _read_toml(toml), toml)
+    _refuse_unknown_variables("the environment", os.environ)
+    _refuse_unknown_variables(str(dotenv), origins.dotenv)
     try:
         settings = Settings(_env_file=dotenv, **given)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
@@ -133,11 +152,20 @@ def load_settings(**flags: object) -> Settings:
         raise ConfigurationError(f"the settings are not usable: {problems}") from None
     except ValueError as error:  # a variable that should hold JSON
         raise ConfigurationError(f"the settings can't be read: {error}") from None
+    _remember_keys(settings)
     if settings.base_url is not None:
-        _check_url(settings.base_url, origins.of("base_url"))
+        check_url(settings.base_url, origins.of("base_url"))
     for name, endpoint in settings.endpoints.items():
-        _check_url(endpoint.base_url, origins.of("endpoints", name, "base_url"))
+        check_url(endpoint.base_url, origins.of("endpoints", name, "base_url"))
     return settings
+
+
+def rules_of_settings() -> FileRules:
+    """Read what this process may do with a queue's file."""
+    from batchq.database.rules import FileRules
+
+    settings = load_settings()
+    return FileRules(int(settings.db_mode, 8), settings.allow_network_fs)
 
 
 def find_upwards(name: str) -> Path | None:
@@ -157,10 +185,10 @@ def find_upwards(name: str) -> Path | None:
 class _Origins:
     """Where each setting came from, for messages."""
 
-    flags: Mapping[str, object]
-    dotenv: Mapping[str, str | None]
+    flags: Mapping[str, object] = field(repr=False)
+    dotenv: Mapping[str, str | None] = field(repr=False)
     dotenv_path: Path | None
-    toml: Mapping[str, object]
+    toml: Mapping[str, object] = field(repr=False)
     toml_path: Path | None
 
     def of(self, *location: str | int) -> str:
@@ -188,6 +216,8 @@ def _read_dotenv(path: Path | None) -> dict[str, str | None]:
     values: dict[str, str | None] = {}
     try:
         with path.open(encoding="utf-8") as file:
+            _refuse_mark(path, file.read(1))
+            file.seek(0)
             for binding in parse_stream(file):
                 if binding.error:
                     blank = len(binding.original.string) - len(binding.original.string.lstrip("\r\n"))
@@ -207,10 +237,12 @@ def _read_toml(path: Path | None) -> dict[str, object]:
     if path is None:
         return {}
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_mark(path, text)
+        values = tomllib.loads(text)
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} can't be read: {error}") from None
     except OSError as error:
         raise ConfigurationError(f"can't read {path}: {error.strerror or error}") from None
@@ -223,6 +255,12 @@ def _read_toml(path: Path | None) -> dict[str, object]:
     return values
 
 
+def _refuse_mark(path: Path, start: str) -> None:
+    """Raise ConfigurationError for the byte order mark of some editors: the first name would not be what it seems."""
+    if start.startswith(_BOM):
+        raise ConfigurationError(f"{path} begins with a byte order mark: save it as UTF-8 without one")
+
+
 def _refuse_unknown(path: Path, prefix: str, values: Mapping[str, object], known: set[str]) -> None:
     for name in values:
         if name not in known:
@@ -231,27 +269,28 @@ def _refuse_unknown(path: Path, prefix: str, values: Mapping[str, object], known
             )
 
 
-def _check_url(url: str, origin: str) -> None:
-    """Raise ConfigurationError if `url` is none that can be called; `origin` says where it was read."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good or not url.isprintable() or " " in url:
-        raise ConfigurationError(f"{origin}: {url!r} is not the URL of a server; write https://host/path")
+def _refuse_unknown_variables(place: str, variables: Iterable[str]) -> None:
+    """Raise ConfigurationError for a variable that is named like a setting and is none."""
+    known = {f"BATCHQ_{name.upper()}" for name, found in Settings.model_fields.items() if not found.validation_alias}
+    for found in Settings.model_fields.values():
+        if isinstance(found.validation_alias, AliasChoices):
+            known.update(name for name in found.validation_alias.choices if isinstance(name, str) and name.isupper())
+    for name in variables:
+        upper = name.upper()
+        if upper.startswith("BATCHQ_") and not upper.startswith(_NO_SETTINGS) and upper not in known:
+            raise ConfigurationError(f"{place}: there is no setting {name}; known: {', '.join(sorted(known))}")
 
 
-def _read_key(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        key = path.expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
-        raise ConfigurationError(f"can't read the key from {path}: {reason}") from error
-    if not key:
-        raise ConfigurationError(f"{path} holds no key")
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigurationError(f"{path} should hold a key and nothing else")
-    return key
+def _remember_keys(settings: Settings) -> None:
+    own = (endpoint.api_key for endpoint in settings.endpoints.values())
+    for key in (settings.openrouter_api_key, settings.openai_api_key, *own):
+        if key is not None:
+            remember(key.get_secret_value().strip())
+
+
+def _key_of(secret: SecretStr | None, origin: str) -> str | None:
+    return usable_key(secret.get_secret_value(), origin) or None if secret is not None else None
+
+
+def _read_file(path: Path | None) -> str | None:
+    return None if path is None else read_key(path)

@@ -17,7 +17,9 @@
         ├── DatabaseBusy        1   another process holds the write lock
         ├── DatabaseUnavailable 1   the disk is full, the server is gone: it may come back
         ├── DataRefused         1   a value can't be stored, whenever it is tried
+        ├── DatabaseGone        1   the file was deleted or replaced while it was open
         ├── NotABatchqDatabase  1   the file belongs to something else, or is damaged
+        ├── DamagedRow          1   a row holds what batchq never writes
         ├── QueueMoved          1   the queue is in another database now
         └── SchemaMismatch      1   the database was written by another version of batchq
 
@@ -121,8 +123,16 @@ class DataRefused(StoreError):
     """A value can't be stored, whenever it is tried; nothing of its transaction was."""
 
 
+class DatabaseGone(StoreError):
+    """The file was deleted or replaced while it was open: what is not stored yet can't be."""
+
+
 class NotABatchqDatabase(StoreError):
     """The file belongs to something else, or is damaged."""
+
+
+class DamagedRow(StoreError):
+    """A row holds what batchq never writes: something else has changed it."""
 
 
 class QueueMoved(StoreError):

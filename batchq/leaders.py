@@ -5,8 +5,9 @@ The keys stand in a temporary SQLite file, so that memory does not grow with the
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
+
+from batchq.database.scratch import Scratch
 
 _FLUSH_ROWS = 5_000
 _FOLLOWERS = """
@@ -24,21 +25,15 @@ class Leaders:
 
     def __init__(self) -> None:
         """Make the file, which is gone when it is closed."""
-        # An empty name is a file that SQLite makes in the temporary directory and removes on closing.
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for statement in (
-            "PRAGMA journal_mode=OFF",
-            "PRAGMA synchronous=OFF",
+        self._scratch = Scratch(
             "CREATE TABLE seen (row INTEGER PRIMARY KEY, key BLOB NOT NULL, name NOT NULL)",
             "CREATE TABLE followers (row INTEGER PRIMARY KEY, leader INTEGER NOT NULL)",
-            "BEGIN",
-        ):
-            self._database.execute(statement)
+        )
         self._seen: list[tuple[int, bytes, Name]] = []
 
     def close(self) -> None:
         """Remove the file."""
-        self._database.close()
+        self._scratch.close()
 
     def saw(self, row: int, key: str, name: Name) -> None:
         """Remember a row, with the name by which others would call it their leader."""
@@ -49,12 +44,12 @@ class Leaders:
     def decide(self) -> None:
         """Find the leaders of all rows that were seen. It takes seconds for millions: call it in a thread."""
         self._flush()
-        self._database.execute(_FOLLOWERS)
+        self._scratch.run(_FOLLOWERS)
 
     def followers(self) -> Iterator[tuple[int, Name]]:
         """Yield each row of the input that follows another, in order, with its leader's name."""
-        return iter(self._database.execute(_LEADERS))
+        return self._scratch.rows(_LEADERS)
 
     def _flush(self) -> None:
-        self._database.executemany("INSERT INTO seen VALUES (?, ?, ?)", self._seen)
+        self._scratch.add("INSERT INTO seen VALUES (?, ?, ?)", self._seen)
         self._seen.clear()

@@ -68,6 +68,15 @@ class Slots:
         """Whether a job that may have killed its workers is running here."""
         return self._suspects > 0
 
+    def told_lost(self) -> str:
+        """Say what goes down with a database that is gone."""
+        return f"{len(self.ended):,} answers in hand are lost with it, and {self.running:,} calls are broken off"
+
+    def at_work(self) -> list[str]:
+        """Return the names of the workers whose calls are in hand."""
+        claims = [item.claim for item in self._running.values()] + [item.claim for item in self.ended]
+        return sorted({claim.batch.worker for claim in claims})
+
     def assign(self, claim: Claim, handler: Handler, group: TaskGroup) -> None:
         """Give a claim to a free slot; slots are tasks that stay, since starting one per job costs more."""
         held = Held(claim.job_id, claim.token, renew=False)

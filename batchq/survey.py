@@ -6,12 +6,12 @@ goes to a temporary SQLite file, so that memory does not grow with the input.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchq.database.scratch import Scratch
 from batchq.errors import BadInput, UsageError
 from batchq.formats import BadLines, BadRow, ReadOptions, Row, format_of, refuse_queue, same_file
 from batchq.source import ALL_ROWS, Selection, Source, open_source
@@ -185,22 +185,16 @@ class _Ledger:
     """The custom_ids and the bad lines of a file, in a temporary database on disk."""
 
     def __init__(self) -> None:
-        # An empty name is a file that SQLite makes in the temporary directory and removes on closing.
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for statement in (
-            "PRAGMA journal_mode=OFF",
-            "PRAGMA synchronous=OFF",
+        self._scratch = Scratch(
             "CREATE TABLE seen (line INTEGER PRIMARY KEY, custom_id TEXT NOT NULL)",
             "CREATE TABLE bad (line INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
-            "BEGIN",
-        ):
-            self._database.execute(statement)
+        )
         self._seen: list[tuple[int, str]] = []
         self._bad: list[tuple[int, str]] = []
 
     def close(self) -> None:
         """Remove the file."""
-        self._database.close()
+        self._scratch.close()
 
     def saw(self, line: int, custom_id: str) -> None:
         """Remember whose custom_id a line has."""
@@ -218,7 +212,7 @@ class _Ledger:
         """Call every further row of a custom_id bad; return how many there are."""
         self._flush()
         before = self.count()
-        for line, custom_id, first in self._database.execute(_DUPLICATES):
+        for line, custom_id, first in self._scratch.rows(_DUPLICATES):
             shown = custom_id if len(custom_id) <= _SHOWN_ID else custom_id[:_SHOWN_ID] + "…"
             self.reject(line, f"duplicate custom_id {shown!r}, first on line {first}")
         return self.count() - before
@@ -226,21 +220,19 @@ class _Ledger:
     def count(self) -> int:
         """Return how many lines are bad."""
         self._flush()
-        return int(self._database.execute("SELECT count(*) FROM bad").fetchone()[0])
+        return int(next(self._scratch.rows("SELECT count(*) FROM bad"))[0])
 
     def examples(self) -> list[tuple[int, str]]:
         """Return the first bad lines with their reasons."""
-        return self._database.execute(
-            "SELECT line, reason FROM bad ORDER BY line LIMIT ?", (SHOWN_EXAMPLES,)
-        ).fetchall()
+        return list(self._scratch.rows("SELECT line, reason FROM bad ORDER BY line LIMIT ?", SHOWN_EXAMPLES))
 
     def bad_lines(self) -> Iterator[int]:
         """Yield the numbers of the bad lines in order."""
-        return (line for (line,) in self._database.execute("SELECT line FROM bad ORDER BY line"))
+        return (line for (line,) in self._scratch.rows("SELECT line FROM bad ORDER BY line"))
 
     def _flush(self) -> None:
-        self._database.executemany("INSERT INTO seen VALUES (?, ?)", self._seen)
-        self._database.executemany("INSERT INTO bad VALUES (?, ?)", self._bad)
+        self._scratch.add("INSERT INTO seen VALUES (?, ?)", self._seen)
+        self._scratch.add("INSERT INTO bad VALUES (?, ?)", self._bad)
         self._seen.clear()
         self._bad.clear()
 

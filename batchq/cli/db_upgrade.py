@@ -19,11 +19,12 @@ def upgrade(*, db: str | None, as_json: bool) -> None:
     A SQLite file is upgraded by whatever command opens it first; PostgreSQL only by this one. There is no way back:
     keep a copy.
     """
+    from batchq.config import rules_of_settings
     from batchq.database import upgrade_database
     from batchq.schema import SCHEMA_VERSION
 
     location = database_of(db)
-    shown, since = run_async(lambda: upgrade_database(location))
+    shown, since = run_async(lambda: upgrade_database(location, rules=rules_of_settings))
     if as_json:
         click.echo(json.dumps({"database": shown, "upgraded_from": since, "schema": SCHEMA_VERSION}))
     elif since is None:

@@ -50,10 +50,32 @@ class Duration(click.ParamType[float]):
 
 DURATION = Duration()
 
-db_option = click.option(
-    "--db",
-    metavar="PATH|URL",
-    help="The queue's database: a file, or postgresql+psycopg://…; else BATCHQ_DB, else runs.db in this directory.",
+
+def _allow_network_fs(_context: click.Context, _option: click.Parameter, given: bool) -> None:
+    """Put it where all that opens a queue in this process looks."""
+    if given:
+        os.environ["BATCHQ_ALLOW_NETWORK_FS"] = "1"
+
+
+def db_option(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options that say where the queue is."""
+    allow = click.option(
+        "--allow-network-fs",
+        is_flag=True,
+        expose_value=False,
+        callback=_allow_network_fs,
+        help="Use a file on a network file system all the same: all processes must run on one machine.",
+    )
+    location = click.option(
+        "--db",
+        metavar="PATH|URL",
+        help="The queue's database: a file, or postgresql+psycopg://…; else BATCHQ_DB, else runs.db in this directory.",
+    )
+    return location(allow(command))
+
+
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Call servers over http:// too: others may read keys, prompts and answers."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 

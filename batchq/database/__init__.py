@@ -11,11 +11,13 @@ from pathlib import Path
 from batchq.database.contract import Database, OnLocked, Transaction, Watcher
 from batchq.database.inspection import Inspection, inspect_database
 from batchq.database.location import database_file, locate, shown, shown_location
+from batchq.database.rules import FileRules
 from batchq.database.sqlite import open_sqlite
 from batchq.database.sqlite.removal import remove_if_empty
 
 __all__ = [
     "Database",
+    "FileRules",
     "Inspection",
     "OnLocked",
     "Transaction",
@@ -38,29 +40,31 @@ async def open_database(
     clock: Callable[[], int] | None = None,
     on_locked: OnLocked | None = None,
     moving: bool = False,
+    rules: Callable[[], FileRules] = FileRules,
 ) -> Database:
     """Open the queue at a path or URL, creating its tables if `create`. An older SQLite file is upgraded.
 
     Raises NoDatabase, NotABatchqDatabase, SchemaMismatch, DatabaseUnavailable or ConfigurationError. `clock`
     replaces the database's clock, for tests. `on_locked` hears, once for each wait, why a long one lasts. `moving` is
-    for who moves the queue from one database to another, and looks himself at what is in this one.
+    for who moves the queue from one database to another, and looks himself at what is in this one. `rules` is asked
+    what this process may do with a SQLite file, when that is to be known.
     """
     found = locate(location)
     if isinstance(found, Path):
-        return await open_sqlite(found, create=create, clock=clock, on_locked=on_locked, moving=moving)
+        return await open_sqlite(found, create=create, clock=clock, on_locked=on_locked, moving=moving, rules=rules)
     from batchq.database.postgres import open_postgres
 
     return await open_postgres(found, create=create, clock=clock, on_locked=on_locked, moving=moving)
 
 
-async def upgrade_database(location: str) -> tuple[str, int | None]:
+async def upgrade_database(location: str, *, rules: Callable[[], FileRules] = FileRules) -> tuple[str, int | None]:
     """Upgrade the queue at a path or URL; return what it is called, and the schema version that it had if it was old.
 
     Raises NoDatabase, NotABatchqDatabase, SchemaMismatch for a newer one, DatabaseUnavailable or ConfigurationError.
     """
     found = locate(location)
     if isinstance(found, Path):
-        database = await open_sqlite(found, create=False)
+        database = await open_sqlite(found, create=False, rules=rules)
         await database.close()
         return database.location, database.upgraded_from
     from batchq.database.postgres import PostgresDatabase

@@ -16,6 +16,7 @@ _DRIVERS = {
 }  # fmt: skip
 # psycopg hands all that a URL asks for to libpq; asyncpg has arguments of its own.
 _ASYNCPG_OPTIONS = frozenset({"ssl", "options", "passfile", "host", "port", "timeout", "command_timeout"})
+_SHOWN = 80
 _ESCAPES = "in a password write @ : / # ? % as %40 %3A %2F %23 %3F %25"
 # A URL without its slashes, or without its scheme, would be a path, and its password be shown.
 _LIKE_A_URL = re.compile(r"(postgres(ql)?(\+\w+)?:/?[^/])|([^/\s]+:[^/\s]*@[^/\s]+/)", re.IGNORECASE)
@@ -32,7 +33,7 @@ def locate(location: str) -> Path | URL:
             raise ConfigurationError(
                 "the database is neither a path nor a URL: write postgresql+psycopg://host/database"
             )
-        return Path(location).expanduser().absolute()
+        return _usable(location)
     try:
         url = make_url(location)
     except (ArgumentError, ValueError):
@@ -89,7 +90,22 @@ def _for_asyncpg(url: URL) -> URL:
 def _file_of(url: URL) -> Path:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("a queue needs a file: an in-memory database can't be shared or survive")
-    return Path(url.database).expanduser().absolute()
+    return _usable(url.database)
+
+
+def _usable(path: str) -> Path:
+    """Return the absolute path of a file. Raises ConfigurationError for a name that no file can have."""
+    try:
+        path.encode()
+        found = Path(path).expanduser().absolute()
+        found.is_file()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{path!r} can't be the name of a database: it is not UTF-8") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        short = path if len(path) <= _SHOWN else path[:_SHOWN] + "…"
+        raise ConfigurationError(f"{short!r} can't be the name of a database: {reason}") from None
+    return found
 
 
 def _without_password(location: str) -> str:

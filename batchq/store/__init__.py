@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
+from batchq.config import rules_of_settings
 from batchq.database import OnLocked, Transaction, open_database
 from batchq.jobs import (
     Added,
@@ -55,7 +56,7 @@ async def open_store(
     Raises NoDatabase where there is none and `create` is off. `clock` replaces the database's, for tests.
     `on_locked` hears a sentence, once for each wait, when a lock or an absent server keeps it waiting for long.
     """
-    database = await open_database(location, create=create, clock=clock, on_locked=on_locked)
+    database = await open_database(location, create=create, clock=clock, on_locked=on_locked, rules=rules_of_settings)
     if database.upgraded_from is not None:
         from batchq import log
 

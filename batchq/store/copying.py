@@ -19,6 +19,7 @@ from typing import NoReturn, Self, TypeVar
 
 from sqlalchemy import Integer, Table, delete, exists, func, insert, literal, select, update
 
+from batchq.config import rules_of_settings
 from batchq.database import Database, OnLocked, Transaction, open_database
 from batchq.database.bulk import copy_rows
 from batchq.database.dialect import upsert
@@ -179,7 +180,10 @@ async def open_side(
     on_locked: OnLocked | None = None,
 ) -> Side:
     """Open a database whatever its queue's state is; arguments and errors are those of `open_store`."""
-    return Side(await open_database(location, create=create, clock=clock, on_locked=on_locked, moving=True))
+    database = await open_database(
+        location, create=create, clock=clock, on_locked=on_locked, moving=True, rules=rules_of_settings
+    )
+    return Side(database)
 
 
 def _look(tx: Transaction) -> Found:

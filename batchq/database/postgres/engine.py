@@ -49,6 +49,7 @@ def make_engine(url: URL, *, pooled: bool) -> AsyncEngine:
             pool_size=_POOL,
             max_overflow=0,
             pool_reset_on_return=None,
+            hide_parameters=True,  # a traceback would quote prompts
             connect_args={**arguments, "async_creator_fn": noticed(_connect_of(asyncpg=asyncpg))},
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:

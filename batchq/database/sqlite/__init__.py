@@ -21,10 +21,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from batchq.database.contract import OnLocked, Transaction
+from batchq.database.rules import FileRules
 from batchq.database.sqlite.checkpoint import Checkpointer
 from batchq.database.sqlite.opening import prepare, require_file
+from batchq.database.sqlite.presence import Presence
 from batchq.database.sqlite.refusal import BUSY_CODES, code_of, translate
-from batchq.database.sqlite.thread import ConnectionThread, connect, data_version
+from batchq.database.sqlite.thread import ConnectionThread, connect, connect_plainly, data_version
 from batchq.database.version import CLOCK_AND_VERSION, check_version
 from batchq.errors import DatabaseBusy, DatabaseUnavailable, DataRefused, StoreError
 
@@ -52,21 +54,24 @@ async def open_sqlite(
     clock: Callable[[], int] | None = None,
     on_locked: OnLocked | None = None,
     moving: bool = False,
+    rules: Callable[[], FileRules] = FileRules,
 ) -> SqliteDatabase:
     """Open the queue at `path`, creating file and tables if `create`; one of an older version is upgraded.
 
-    Raises NoDatabase, NotABatchqDatabase, SchemaMismatch or DatabaseUnavailable. `clock` replaces the
-    database's clock, for tests. `on_locked` hears, once for each wait, of a lock that others hold for long. `moving`
-    is for who moves the queue: it may be in this database in part.
+    Raises NoDatabase, NotABatchqDatabase, SchemaMismatch, DatabaseUnavailable or ConfigurationError. `clock` replaces
+    the database's clock, for tests. `on_locked` hears, once for each wait, of a lock that others hold for long.
+    `moving` is for who moves the queue: it may be in this database in part. `rules` is asked what may be done with
+    the file.
     """
-    require_file(path, create=create)
+    require_file(path, rules, create=create)
+    presence = Presence(path)
     writer = await connect(path)
     try:
         reader = await connect(path)
     except BaseException:
         await writer.close()
         raise
-    database = SqliteDatabase(path, writer, reader, clock, on_locked, moving=moving)
+    database = SqliteDatabase(path, presence, (writer, reader), clock, on_locked, moving=moving)
     try:
         await database.prepare(create=create)
     except BaseException:
@@ -84,24 +89,24 @@ class SqliteDatabase:
     def __init__(
         self,
         path: Path,
-        writer: ConnectionThread,
-        reader: ConnectionThread,
+        presence: Presence,
+        connections: tuple[ConnectionThread, ConnectionThread],
         clock: Callable[[], int] | None,
         on_locked: OnLocked | None,
         *,
         moving: bool = False,
     ) -> None:
-        """Wrap two open connections; `open_sqlite` is the way in."""
+        """Wrap two open connections, one to write and one to read; `open_sqlite` is the way in."""
         self.file = path
         self.upgraded_from: int | None = None
-        self._writer = writer
-        self._reader = reader
+        self._presence = presence
+        self._writer, self._reader = connections
         self._clock = clock
         self._on_locked = on_locked
         self._moving = moving
         self._write_lock = anyio.Lock(fast_acquire=True)
         self._not_before = 0.0
-        self._checkpointer = Checkpointer(path)
+        self._checkpointer = Checkpointer(path, presence)
 
     @property
     def location(self) -> str:
@@ -163,6 +168,7 @@ class SqliteDatabase:
         self.upgraded_from = prepared.upgraded_from
         await self._reader.call(lambda connection: connection.exec_driver_sql("PRAGMA query_only=ON"))
         await self.read(lambda _transaction: None)  # refuses another schema version
+        self._presence.settle()
 
     async def close(self) -> None:
         """Close all connections; the last process out leaves no -wal file behind."""
@@ -179,6 +185,7 @@ class SqliteDatabase:
             if not self._moving:
                 check_version(self.file, version, writing=begin != _READ)
             result = body(Transaction(connection, self._clock() if self._clock else now))
+            self._presence.check()
             connection.commit()
         except BaseException as error:
             _roll_back(connection)
@@ -193,7 +200,7 @@ class SqliteDatabase:
     def _meaning(self, error: BaseException) -> BaseException:
         match error:
             case DBAPIError() | sqlite3.Error():
-                return translate(error, self.file)
+                return self._presence.gone() or translate(error, self.file)
             case UnicodeEncodeError() | OverflowError():
                 return DataRefused(f"{self.file} can't hold a value: {error}")
             case MemoryError():
@@ -239,7 +246,7 @@ class SqliteWatcher:
         """Return a number that every commit changes; None if it can't be read at the moment."""
         if self._connection is None:
             try:
-                self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+                self._connection = connect_plainly(self._path)
             except sqlite3.Error:
                 return None
         return data_version(self._connection)

@@ -7,6 +7,7 @@ that stays open only delays this: the log grows until it is gone.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,16 +15,20 @@ from pathlib import Path
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from batchq.database.sqlite.presence import Presence
+from batchq.database.sqlite.thread import connect_plainly
+
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 
 
 class Checkpointer:
     """Decides when the log is long enough, and folds it in while this process holds the write lock."""
 
-    def __init__(self, path: Path) -> None:
-        """Watch the log beside `path`."""
+    def __init__(self, path: Path, presence: Presence) -> None:
+        """Watch the log of `path`: it is beside the file itself, where that is a link."""
         self._path = path
-        self._log = path.with_name(f"{path.name}-wal")
+        self._presence = presence
+        self._log = Path(f"{os.path.realpath(path)}-wal")
         self._threshold = CHECKPOINT_BYTES
 
     def due(self) -> bool:
@@ -37,6 +42,8 @@ class Checkpointer:
         """
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if self._presence.gone():
+                return  # the lock is one on another file; the next commit tells
             complete = self._fold_in()
         except DBAPIError:
             return  # somebody is writing; the next commit asks again
@@ -56,7 +63,7 @@ class Checkpointer:
 
     def _fold_in(self) -> bool:
         """Copy the log; return whether all of it was copied."""
-        with closing(sqlite3.connect(self._path, isolation_level=None, timeout=0)) as second:
+        with closing(connect_plainly(self._path)) as second:
             second.execute("PRAGMA wal_autocheckpoint=0")
             second.execute("PRAGMA synchronous=FULL")
             busy, frames, moved = second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from batchq.database.rules import FileRules
+from batchq.database.sqlite.network import network_file_system
 from batchq.database.sqlite.refusal import BUSY_CODES, code_of, translate
 from batchq.database.version import VERSION, outdated
-from batchq.errors import DatabaseUnavailable, NoDatabase, NotABatchqDatabase, SchemaMismatch
+from batchq.errors import ConfigurationError, DatabaseUnavailable, NoDatabase, NotABatchqDatabase, SchemaMismatch
 from batchq.schema import APPLICATION_ID, SCHEMA_VERSION, meta, metadata
 
 _PRAGMAS = (
@@ -26,14 +30,41 @@ _PRAGMAS = (
 )
 
 
-def require_file(path: Path, *, create: bool) -> None:
-    """Create the file before SQLite does: its -wal and -shm inherit the permissions."""
-    if path.exists():
-        return
-    if not create:
-        raise NoDatabase(f"there is no queue at {path}; enqueue something first, or name another with --db")
+def require_file(path: Path, rules: Callable[[], FileRules], *, create: bool) -> None:
+    """Refuse what can't be a queue's file, and create the file before SQLite does: its -wal and -shm get its mode.
+
+    The rules are asked for only where they matter: they may have to be read.
+    """
+    kind = network_file_system(path)
+    if kind is not None and not rules().network:
+        raise ConfigurationError(
+            f"{path} is on a file system of the kind {kind}, which machines share and SQLite does not work on: it may"
+            " lose or damage the queue. Use a local disk, or PostgreSQL; --allow-network-fs takes the risk, where all"
+            " processes run on one machine"
+        )
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not create:
+            raise NoDatabase(
+                f"there is no queue at {path}; enqueue something first, or name another with --db"
+            ) from None
+        _create(path, rules().mode)
+    except OSError as error:
+        raise DatabaseUnavailable(f"can't open {path}: {error.strerror}") from error
+    else:
+        if not stat.S_ISREG(mode):
+            raise DatabaseUnavailable(f"{path} is no regular file, and can't hold a queue; name another with --db")
+
+
+def _create(path: Path, mode: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            if mode != 0o600 and os.fstat(descriptor).st_size == 0:
+                os.chmod(path, mode)  # noqa: PTH101 - beside the others; whatever the process's mask says
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise DatabaseUnavailable(f"can't create {path}: {error.strerror}") from error
 

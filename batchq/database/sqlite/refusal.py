@@ -36,11 +36,27 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> Exception:
     if code == sqlite3.SQLITE_CORRUPT:
         return NotABatchqDatabase(f"{path} is damaged: {text}: {RESCUE}")
     if code == sqlite3.SQLITE_NOTADB:
-        return NotABatchqDatabase(f"{path} is not a usable SQLite database: {text}")
+        return NotABatchqDatabase(
+            f"{path} is no SQLite database, or its beginning is damaged: {text}; name another with --db, or {RESCUE}"
+        )
     if code in _DATA_CODES:
         return DataRefused(f"{path} refused a value: {text}")
     if code == sqlite3.SQLITE_READONLY:
-        return DatabaseUnavailable(f"{path} can't be written: {text}; check the permissions of file and directory")
+        return DatabaseUnavailable(
+            f"{path} can't be written: {text}; this user must be allowed to write it, its -wal and -shm, and their"
+            " directory"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return DatabaseUnavailable(f"{path} can't grow: {text}; nothing is lost or half-written: make room on the disk")
+    if code == sqlite3.SQLITE_IOERR:
+        return DatabaseUnavailable(
+            f"{path} can't be read or written: {text}; look at the disk (room, quota, limits, faults)"
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return DatabaseUnavailable(
+            f"{path} can't be opened: {text}; this user must be allowed to write it, its -wal and -shm, and their"
+            " directory"
+        )
     return DatabaseUnavailable(f"{path} can't be used right now: {text}")
 
 

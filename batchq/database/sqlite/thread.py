@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +32,11 @@ async def connect(path: Path) -> ConnectionThread:
         raise DatabaseUnavailable(f"can't open {path}: {error}") from error
 
 
+def connect_plainly(path: Path) -> sqlite3.Connection:
+    """Open a connection for the calling thread, to a file that is there: none is made in the place of a deleted one."""
+    return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=0)
+
+
 class ConnectionThread:
     """One connection and its thread."""
 
@@ -51,10 +56,15 @@ class ConnectionThread:
         """
         if not self._driver._running:  # noqa: SLF001
             raise ValueError("the database is closed")
+
+        # Not a partial: aiosqlite logs what it runs, and would quote the prompts that it is about.
+        def run() -> T:
+            return self._run(function)
+
         # Queued by hand: aiosqlite has no public way to run more than one statement per hop, and what
         # it awaits by itself is lost to whoever cancels the task.
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._driver._tx.put_nowait((done, partial(self._run, function)))  # noqa: SLF001
+        self._driver._tx.put_nowait((done, run))  # noqa: SLF001
         with anyio.CancelScope(shield=True):
             await end_of(done)
         return done.result()
@@ -92,7 +102,13 @@ def _engine_over(driver: aiosqlite.Connection) -> Engine:
     # StaticPool hands out the connection that aiosqlite's thread already owns.
     dialect = _dialect()
     pool = StaticPool(lambda: driver._conn, dialect=dialect, reset_on_return=None)  # type: ignore[arg-type]  # noqa: SLF001
-    return Engine(pool, dialect, make_url("sqlite://"), execution_options={"compiled_cache": _compiled})
+    return Engine(
+        pool,
+        dialect,
+        make_url("sqlite://"),
+        hide_parameters=True,  # a traceback would quote prompts
+        execution_options={"compiled_cache": _compiled},
+    )
 
 
 def data_version(connection: sqlite3.Connection) -> int | None:
