@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import anyio
 from anyio.abc import TaskGroup
 
+from batchq.concealing import without_keys
 from batchq.discovery import FoundWorker
 from batchq.errors import BatchqError, ConfigurationError
 from batchq.jobs import Serving
@@ -80,6 +81,6 @@ class Clients:
             self._failures[key] = error
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             if key not in self._handlers:  # what fails while closing has served already
-                reason = f"worker {key[0]} can't be opened: {type(error).__name__}: {error}"
+                reason = f"worker {key[0]} can't be opened: {type(error).__name__}: {without_keys(str(error))}"
                 self._failures[key] = ConfigurationError(reason)
         self._on_change()

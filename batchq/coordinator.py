@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -10,8 +11,10 @@ from dataclasses import replace
 
 import anyio
 
+from batchq.concealing import without_quotes
 from batchq.errors import DatabaseUnavailable, Purged, TimedOutWaiting
-from batchq.jobs import Batch, BatchState, Progress
+from batchq.jobs import Batch, BatchState, ErrorGroup, Progress
+from batchq.request import texts_in
 from batchq.store import Store
 from batchq.waiting import why_waiting
 
@@ -20,6 +23,29 @@ MAX_SILENCE_SECONDS = 1.0
 WINDOW_SECONDS = 30.0
 
 OnProgress = Callable[[Progress], None]
+
+
+async def told_errors(store: Store, batch: Batch) -> tuple[ErrorGroup, ...]:
+    """Return a batch's failures by class, with examples that may stand in a log: they quote no prompt and no answer.
+
+    `show` and `status` have the words as they are. Where an answer was paid for, they speak of it, and are left out.
+    """
+    told = []
+    for group in await store.errors(batch):
+        job = await store.job(batch, group.example_position)
+        result = None if job is None else job[0]
+        if result is None or result.result is not None or result.payload is None:
+            told.append(replace(group, example=""))
+            continue
+        told.append(replace(group, example=without_quotes(group.example, _texts_of(result.payload))))
+    return tuple(told)
+
+
+def _texts_of(payload: str) -> list[str]:
+    try:
+        return [*texts_in(json.loads(payload))]
+    except (ValueError, RecursionError):  # damaged: it is quoted as it is stored, if at all
+        return [payload]
 
 
 async def watch(store: Store, name: str) -> AsyncIterator[Progress]:

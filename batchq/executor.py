@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -14,6 +13,7 @@ from typing import cast
 import anyio
 
 from batchq import worker as steering
+from batchq.concealing import conceal, without_keys, without_quotes
 from batchq.jobs import (
     ESTIMATE,
     NANO,
@@ -34,20 +34,15 @@ from batchq.jobs import (
     Usage,
 )
 from batchq.plain import plain
-from batchq.request import DEFAULT_URL, encode, merge_body, prompt_of
+from batchq.request import encode, merge_body, prompt_of, texts_in, url_of
 from batchq.structured import DEFAULT_SCHEMA_TRIES, SchemaMismatch, hold_to
 from batchq.worker import Handler, Request
 
 MESSAGE_LIMIT = 1_000
 TRUNCATED = "truncated"
 _LARGEST = 2**62
-
-# What looks like a key must not reach the database or a log through an error text.
-# The shipped worker takes its own key out by itself; this knows the beginnings of many providers' keys.
-_KEY = re.compile(
-    r"\b(sk|pk|rk|gsk|key|hf|xai|nvapi|r8|fw|csk|sess|tgp|pplx|ak|api)[-_][A-Za-z0-9_-]{8,}"
-    r"|\bAIza[A-Za-z0-9_-]{20,}|(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}"
-)
+# Of an error text: there may be megabytes of it, and all jobs would wait until it is searched for keys.
+_READ_OF_ERROR = 20 * MESSAGE_LIMIT
 
 
 async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | None = None) -> Outcome:
@@ -58,8 +53,8 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
     """
     try:
         request = build_request(claim)
-    except (ValueError, TypeError, RecursionError) as error:
-        return Failed(Reason("bad_row", f"the stored prompt can't be read: {shorten(str(error))}"))
+    except Exception as error:  # noqa: BLE001 - whatever somebody has made of the row, the others go on
+        return Failed(Reason("bad_row", f"the stored prompt can't be read: {shorten(_text(error))}"))
     seconds = claim.batch.call_timeout_ms / 1000
     now = asyncio.get_running_loop().time  # anyio's clock, which anyio asks by way of several functions
     scope = scope or anyio.CancelScope()
@@ -85,7 +80,21 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
         if not timed_out:
             return Released()
         return Retry(Reason("timeout", f"no answer within {seconds:g} s"), answer=_paid_for(claim.batch, failure))
-    return _ended_by(claim.batch, failure)
+    return _fit_for_all(_ended_by(claim.batch, failure), request)
+
+
+def _fit_for_all(outcome: Outcome, request: Request) -> Outcome:
+    """Return an outcome whose reason may be told of the whole lane, in logs too: it quotes no prompt and no answer.
+
+    A job's own reason is kept as it is: it is shown beside the job alone.
+    """
+    if not isinstance(outcome, Throttled | Halted):
+        return outcome
+    sources = [*texts_in(request.prompt)]
+    if outcome.answer is not None:
+        sources += texts_in(json.loads(outcome.answer.result))
+    message = without_quotes(outcome.reason.message, sources)
+    return replace(outcome, reason=replace(outcome.reason, message=message))
 
 
 def _raise_if_surrounded() -> None:
@@ -99,12 +108,14 @@ def _raise_if_surrounded() -> None:
 
 def build_request(claim: Claim) -> Request:
     """Decode the job and merge it with its batch. Raises ValueError for a row that can't be read."""
-    payload: Json = json.loads(claim.payload)
     batch = claim.batch
+    if batch.fault is not None:
+        raise ValueError(f"in the row of its batch {batch.fault}")
+    payload: Json = json.loads(claim.payload)
     return Request(
         prompt=prompt_of(payload),
         body=merge_body(batch.model, batch.settings, payload),
-        url=str(batch.settings.get("url") or DEFAULT_URL),
+        url=url_of(batch.settings),
         model=batch.model,
         settings=batch.settings,
         batch=batch.name,
@@ -116,7 +127,7 @@ def build_request(claim: Claim) -> Request:
 
 def shorten(text: str) -> str:
     """Return an error text fit to be kept: without keys, at most 1,000 characters."""
-    text = _KEY.sub("[redacted]", storable(text.strip()))
+    text = without_keys(storable(text[:_READ_OF_ERROR].strip()))
     return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
 
 
@@ -139,7 +150,7 @@ def _keep(batch: Batch, value: Json | Answer) -> Outcome:
     if not isinstance(schema, dict):
         return Succeeded(kept)
     try:
-        return Succeeded(replace(kept, result=encode(hold_to(encode(schema), answer.result))))
+        return Succeeded(replace(kept, result=conceal(encode(hold_to(encode(schema), answer.result)))))
     except (SchemaMismatch, TypeError, ValueError, RecursionError) as error:
         reason = Reason("schema_mismatch", shorten(_text(error)))
         return Retry(reason, answer=kept, at_most=_schema_tries(batch))
@@ -155,7 +166,7 @@ def _answered(batch: Batch, answer: Answer) -> Answered:
     cost = _nano(answer.cost)
     source = ESTIMATE if answer.estimated else PROVIDER
     return Answered(
-        result=encode(answer.result),
+        result=conceal(encode(answer.result)),
         usage=_usage(answer.usage),
         cost=cost,
         cost_source=None if cost is None else source,
@@ -194,7 +205,7 @@ def _meta(meta: object) -> str | None:
 
 def _json(value: Json) -> str | None:
     try:
-        return encode(value)
+        return conceal(encode(value))
     except (TypeError, ValueError, RecursionError):
         return None
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TextIO, cast
 
 import structlog
 
+from batchq.concealing import conceal
+from batchq.escapes import clean
 from batchq.jobs import Ended, Failed, Halted, Released, Retry, Succeeded, Throttled
 
 WORKER_STARTED: Final = "worker.started"
@@ -26,6 +29,7 @@ BATCH_LEFT_ALONE: Final = "batch.left_alone"
 WORKER_WAITING: Final = "worker.waiting"
 WORKER_DRAINING: Final = "worker.draining"
 WORKER_STOPPED: Final = "worker.stopped"
+WORKER_STOOD_STILL: Final = "worker.stood_still"
 JOB_DONE: Final = "job.done"
 JOB_FAILED: Final = "job.failed"
 JOB_RETRY: Final = "job.retry"
@@ -36,12 +40,18 @@ LANE_HALTED: Final = "lane.halted"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
 DATABASE_UPGRADED: Final = "database.upgraded"
 DATABASE_BACK: Final = "database.back"
+CLOCK_SET: Final = "clock.set"
 RESULT_REFUSED: Final = "result.refused"
 DATA_REFUSED: Final = "data.refused"
 WORKER_UNAVAILABLE: Final = "worker.unavailable"
 WORKER_LEAVES: Final = "worker.leaves_alone"
 
 AFTER_A_HALT: Final = "mend the cause: a job tries again within a minute at the latest, `batchq resume` at once"
+WHAT_A_JUMP_DOES: Final = "the database's clock was set: no job is lost; those of a worker that died may start later"
+WHY_STOOD_STILL: Final = (
+    "these workers kept the event loop to themselves, or the process was stopped, or the machine slept: what blocks"
+    " belongs into a function that is not async, which runs in a thread"
+)
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -58,7 +68,11 @@ def get_logger() -> Logger:
         "Logger",
         structlog.wrap_logger(
             _library,
-            processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],
+            processors=[
+                structlog.stdlib.filter_by_level,
+                _without_keys,
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
             wrapper_class=structlog.stdlib.BoundLogger,
         ),
     )
@@ -77,12 +91,30 @@ def set_up_logging(level: str = "info", *, json_lines: bool | None = None) -> No
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            _without_keys,
+            *([] if as_json else [_cleaned]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
+
+
+def _without_keys(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take the keys of this process out of an event, whoever has put them in."""
+    return {name: _each_text(value, conceal) for name, value in event.items()}
+
+
+def _cleaned(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Write out what would move a terminal's cursor; JSON has escapes of its own."""
+    return {name: _each_text(value, clean) for name, value in event.items()}
+
+
+def _each_text(value: object, change: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return change(value)
+    return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
 
 
 def log_ended(logger: Logger, ended: Ended) -> None:

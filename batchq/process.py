@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from functools import cache
 from typing import TypeVar
 
 import anyio
@@ -43,9 +44,11 @@ def gather_workers(references: Sequence[str]) -> dict[str, FoundWorker]:
 
 
 def gather_endpoints(settings: Settings) -> dict[str, Endpoint]:
-    """Return the endpoints that this process's own settings know."""
-    found = (settings.endpoint(name) for name in settings.known_endpoints())
-    return {endpoint.name: endpoint for endpoint in found if endpoint is not None}
+    """Return the endpoints that this process's own settings know. Raises ConfigurationError for an insecure one."""
+    found = {name: settings.require_endpoint(name) for name in settings.known_endpoints()}
+    for endpoint in found.values():
+        settings.refuse_insecure(endpoint)
+    return found
 
 
 async def live_batches(store: Store, batch_ids: Collection[int] | None = None) -> list[Batch]:
@@ -137,6 +140,7 @@ async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int
     """
     collect_garbage_less_often()
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        _keep_signals_from_forks()
         listener = _Listener(runner, say)
         ended = await beside(runner.run, lambda: listener.listen(signals))
     if listener.second is not None:
@@ -148,9 +152,39 @@ async def run_until_interrupted(runner: Runner, say: Callable[[str], None]) -> i
     """Run as a command that a person waits for: return 0 when done, 130 or 143 after any signal."""
     collect_garbage_less_often()
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        _keep_signals_from_forks()
         listener = _Listener(runner, say)
         await beside(runner.run, lambda: listener.listen(signals))
     return 0 if listener.first is None else 128 + listener.first
+
+
+@cache
+def _keep_signals_from_forks() -> None:
+    """Let a process that a worker's function forks hear its own signals, and tell nobody of them.
+
+    It would write them into the pipe that it shares with this process: whoever ends a child would end the worker.
+    """
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_hear_as_any_process)
+
+
+_HEARD = (signal.SIGINT, signal.SIGTERM)
+
+
+def _hold_signals() -> None:
+    """Let those wait that come before the child has done so."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+
+
+def _hear_as_any_process() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_signals()
 
 
 class _Listener:

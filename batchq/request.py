@@ -7,7 +7,7 @@ A payload is what one input line asks, as JSON: a string (the prompt), `{"messag
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import cast
 
@@ -41,6 +41,30 @@ def encode(value: Json) -> str:
 def canonical(value: Json) -> str:
     """Return the one JSON text that equal values share."""
     return _canonical(value)
+
+
+def url_of(settings: Mapping[str, Json]) -> str:
+    """Return the path of the API that a batch asks. Raises ValueError for one that is none of an API.
+
+    A row of the database says it, and a key goes along: nothing else may be appended to a base URL.
+    """
+    url = settings.get("url") or DEFAULT_URL
+    if not isinstance(url, str) or url not in KNOWN_URLS:
+        raise ValueError(f"its batch asks {url!r}, which is none of {', '.join(KNOWN_URLS)}")
+    return url
+
+
+def texts_in(value: Json) -> Iterator[str]:
+    """Yield every text in a JSON value that is not the name of a field, however deep it is nested."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as text:
+                yield text
+            case list() as items:
+                left += items
+            case dict() as fields:
+                left += fields.values()
 
 
 def merge_body(model: str, settings: Mapping[str, Json], payload: Json) -> dict[str, Json]:

@@ -23,6 +23,7 @@ the database can make a process import code.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ __all__ = [
     "Usage",
     "WorkerFactory",
     "WorkerFunction",
+    "is_loopback",
     "is_openrouter",
 ]
 
@@ -67,6 +69,17 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = ()
     prices: str | None = None
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether a URL is this machine's own."""
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_openrouter(base_url: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -97,7 +96,7 @@ class Reader:
         status, error, error_class = result.state.value, result.error, result.error_class
         value: object = None
         if self._model is None:
-            value = None if result.result is None else json.loads(result.result)
+            value = result.value
         elif result.state is JobState.DONE and result.result is not None:
             try:
                 value = instance_of(self._model, result.result)
@@ -108,7 +107,7 @@ class Reader:
         return AnswerRow(
             idx=result.position,
             key=result.key,
-            prompt=None if result.payload is None else shown_prompt(json.loads(result.payload)),
+            prompt=None if result.payload is None else shown_prompt(result.prompt),
             status=status,
             result=value,
             error=error,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ class Call:
     prompts: Prompts
     worker: WorkerLike | None = None
     model_name: str | None = None
-    openrouter_api_key: str | None = None
+    openrouter_api_key: str | None = field(default=None, repr=False)
     base_url: str | None = None
     response_model: type[BaseModel] | None = None
     concurrency: int = 32
@@ -132,6 +132,7 @@ def make_ready(call: Call) -> Ready:
     _check_count("max_attempts", call.max_attempts)
     settings = call.settings()
     endpoint = settings.require_endpoint(DEFAULT_ENDPOINT)
+    settings.refuse_insecure(endpoint)
     worker = find_given(DEFAULT_WORKER if call.worker is None else call.worker)
     worker.check(endpoint)
     terms = Terms(

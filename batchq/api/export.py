@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from batchq.api.answers import shown_prompt
@@ -59,8 +58,8 @@ async def _write(store: Store, batch: Batch, target: Path) -> int:
 def _row(result: Result) -> dict[str, Json]:
     row: dict[str, Json] = {
         "idx": result.position,
-        "prompt": None if result.payload is None else shown_prompt(json.loads(result.payload)),
-        "result": None if result.result is None else json.loads(result.result),
+        "prompt": None if result.payload is None else shown_prompt(result.prompt),
+        "result": result.value,
     }
     if result.error_class is not None:
         row["error"] = f"{result.error_class}: {result.error}" if result.error else result.error_class

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,7 +90,7 @@ class _Text:
 
     def compare(self, line: bytes, answer: bytes, result: Result) -> None:
         """Take the next line, and the row that it would answer."""
-        prompt = None if result.payload is None else shown_prompt(json.loads(result.payload))
+        prompt = None if result.payload is None else shown_prompt(result.prompt)
         self.differs_from_prompts |= not (isinstance(prompt, str) and prompt.encode(errors="replace") == line)
         if result.state is JobState.DONE:
             self.answers += bool(line) and line == answer

@@ -203,6 +203,7 @@ class Queue:
         with_prompt: bool = False,
         with_input: Path | None = None,
         errors: Path | None = None,
+        guard_formulas: bool = False,
         overwrite: bool = False,
     ) -> Collected:
         """Wait until a batch is finished, then write its results to a file, in input order.
@@ -211,7 +212,7 @@ class Queue:
         and holds no results is replaced only if `overwrite`. Raises UsageError where it can't be written,
         TimedOutWaiting after `timeout` seconds.
         """
-        output = Output(Path(path), format, with_prompt, with_input, errors=errors)
+        output = Output(Path(path), format, with_prompt, with_input, errors=errors, guard_formulas=guard_formulas)
         check_output(output, overwrite=overwrite, database=self._store.file)
         check_not_source(output, await self._find(batch))
         if wait:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from batchq.api.call import Ready
-from batchq.coordinator import wait_until_finished
+from batchq.coordinator import told_errors, wait_until_finished
 from batchq.display.messages import say
 from batchq.display.progress import outcome_lines, show_progress
 from batchq.display.text import plural
@@ -67,7 +67,7 @@ async def run_batch(store: Store, runner: Runner, found: Synchronised, shown: Sh
         left = plural(progress.counts.live, "unfinished job")
         raise CannotGoOn(f"{name} has {left}: {why}; {kept(store, name)}")
     if shown.verbose:
-        for line in outcome_lines(progress, await store.errors(found.batch)):
+        for line in outcome_lines(progress, await told_errors(store, found.batch)):
             say(line)
     return progress
 

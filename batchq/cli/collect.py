@@ -25,7 +25,7 @@ from batchq.cli.options import (
 from batchq.cli.output_options import output_of, output_options
 from batchq.cli.reading_options import INPUT_FORMATS
 from batchq.display.messages import is_terminal, say
-from batchq.display.text import one_line, plural, told_cost
+from batchq.display.text import example_of, plural, told_cost
 
 if TYPE_CHECKING:
     from batchq.collecting import Collected, Output
@@ -165,8 +165,7 @@ def report(collected: Collected, output: Output, db: str | None) -> None:
         parts.append(told_cost(collected.progress))
     say(f"batchq: {name}: {', '.join(parts)}{_told_places(collected, output)}")
     for group in collected.errors:
-        example = f"position {group.example_position}: {one_line(group.example)}"
-        say(f"  {group.count:,} with {group.error_class}, e.g. {example}")
+        say(f"  {group.count:,} with {group.error_class}, e.g. {example_of(group)}")
     if collected.errors:
         position = str(collected.errors[0].example_position)
         say(

@@ -10,7 +10,7 @@ import click
 
 from batchq.cli.exits import EXIT_FAILURE
 from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, run_async
-from batchq.display.text import clean
+from batchq.escapes import clean
 
 if TYPE_CHECKING:
     from batchq.checkup import Finding

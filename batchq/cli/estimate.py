@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq.display.text import dollars, duration, plural
+from batchq.escapes import clean
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -34,7 +35,7 @@ def say_estimate(survey: Survey, new: NewBatch, settings: Settings, rpm: float |
         click.echo(json.dumps({"batch": new.name, "model": new.model, **values}))
         return 0
     for line in [*_lines(found, new, survey.bad), *_bounds(found, new, rpm)]:
-        click.echo(line)
+        click.echo(clean(line))
     if found.input_cost is None and not can_estimate():
         click.echo("  prices are not installed: pip install 'batchq[prices]'")
     return 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import TextIO, cast
 
 import click
 
+from batchq.concealing import without_keys
 from batchq.display.messages import say
 from batchq.display.text import one_line
 from batchq.errors import BadInput, BatchqError, OutputFailed
@@ -48,10 +51,26 @@ def open_missing_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
+def keep_keys_from_crashes() -> None:
+    """Leave no key in what a crash leaves behind: a traceback, or the memory of the process in a core file."""
+    sys.excepthook = _print_traceback
+    with suppress(ImportError, OSError, ValueError):  # not on Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(without_keys("".join(traceback.format_exception(kind, error, trace))))
+
+
 def _code_of(error: BaseException) -> int:
     match error:
         case click.ClickException():
-            error.show()
+            told = io.StringIO()
+            error.show(told)
+            say(told.getvalue().removesuffix("\n"))
             return error.exit_code
         case BatchqError():
             _explain(error)
@@ -69,7 +88,7 @@ def _code_of(error: BaseException) -> int:
         case OSError() if _is_of_stdout(error):
             return _code_of(OutputFailed.to("to standard output", error))
         case _:
-            what = f"{type(error).__name__}: {one_line(str(error))}"
+            what = f"{type(error).__name__}: {one_line(without_keys(str(error)))}"
             say(f"batchq: unexpected {what}; run with {DEBUG_VARIABLE}=1 for the traceback")
             return EXIT_FAILURE
 

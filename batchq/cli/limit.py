@@ -11,6 +11,7 @@ import click
 from batchq.cli.opening import open_queue
 from batchq.cli.options import HELP_NAMES, MAX_INTEGER, command_class, db_option, run_async, settings_of
 from batchq.display.messages import say
+from batchq.escapes import clean
 from batchq.limits import LEAST, LimitChanges, change_limits
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def limit(
     if limits or forget:
         say(f"batchq: {told}")
     else:
-        click.echo(told)
+        click.echo(clean(told))
     for other in elsewhere:
         say(f"batchq: workers call {other} for this endpoint: limit that with --base-url {other}")
 

@@ -11,6 +11,7 @@ from batchq.cli.options import HELP_NAMES, command_class, command_line, database
 from batchq.display.messages import say
 from batchq.display.text import dollars
 from batchq.errors import UsageError
+from batchq.escapes import clean
 from batchq.money import nano_dollars
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def budget(name: str, amount: str | None, *, db: str | None) -> None:
     wanted = None if amount in {None, "none"} else DOLLARS.convert(amount, None, None)
     progress = run_async(lambda: _budget(database_of(db), name, wanted, change=amount is not None))
     if amount is None:
-        click.echo(f"{name}: {spent_of(progress)}")
+        click.echo(clean(f"{name}: {spent_of(progress)}"))
     else:
         say(f"batchq: {name}: {spent_of(progress)}")
     batch = progress.batch

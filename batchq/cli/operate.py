@@ -35,7 +35,9 @@ def retry(name: str, *, error_class: str | None, db: str | None) -> None:
         if (await store.progress(name)).counts.cancelled:
             known.append("cancelled")
         if error_class and known:
-            return f"no job of {name} failed with {error_class}; there is {', '.join(known)}"
+            from batchq.errors import UsageError
+
+            raise UsageError(f"no job of {name} failed with {error_class!r}; there is {', '.join(known)}")
         return f"no job of {name} has failed or was cancelled"
 
     _operate(name, db, act)

@@ -27,6 +27,10 @@ _OUTPUT = (
         help="Put the columns of INPUT, which was enqueued, before the results.",
     ),
     click.option(
+        "--guard-formulas", is_flag=True,
+        help="Put ' before texts of CSV and TSV that a spreadsheet program would run, such as =1+1.",
+    ),
+    click.option(
         "--errors", type=click.Path(path_type=Path), metavar="FILE",
         help="Write failed and cancelled jobs there instead.",
     ),
@@ -42,7 +46,8 @@ def output_options(command: F) -> F:
 
 def output_options_of(options: dict[str, Any]) -> dict[str, Any]:
     """Take what `output_of` wants out of a command's options."""
-    return {name: options.pop(name) for name in ("output_format", "with_prompt", "with_input", "errors")}
+    names = ("output_format", "with_prompt", "with_input", "guard_formulas", "errors")
+    return {name: options.pop(name) for name in names}
 
 
 def output_of(
@@ -51,6 +56,7 @@ def output_of(
     output_format: str | None,
     with_prompt: bool,
     with_input: Path | None,
+    guard_formulas: bool,
     errors: Path | None,
     read: ReadOptions | None = None,
 ) -> Output:
@@ -62,4 +68,6 @@ def output_of(
     from batchq.formats import ReadOptions
 
     path = None if out == Path("-") else out
-    return Output(path, output_format, with_prompt, with_input, read or ReadOptions(), errors)
+    return Output(
+        path, output_format, with_prompt, with_input, read or ReadOptions(), errors, guard_formulas=guard_formulas
+    )

@@ -24,6 +24,7 @@ _OWNED = {
 def parse_params(_context: click.Context, _option: click.Parameter, pairs: Sequence[str]) -> dict[str, Json]:
     params: dict[str, Json] = {}
     for pair in pairs:
+        refuse_undecoded("--set", pair)
         path, separator, text = pair.partition("=")
         names = path.strip().split(".")
         if not separator or not all(names):
@@ -32,6 +33,12 @@ def parse_params(_context: click.Context, _option: click.Parameter, pairs: Seque
             raise click.BadParameter(f"{names[0]!r} can't be set: {_OWNED[names[0]]}")
         _put(params, names, _parse_value(text, pair), pair)
     return params
+
+
+def refuse_undecoded(option: str, text: str | None) -> None:
+    """Raise a usage error for bytes of the command line that are not UTF-8: they would be sent as something else."""
+    if text is not None and any("\udc80" <= character <= "\udcff" for character in text):
+        raise click.BadParameter(f"{text[:_SHOWN]!r} is not UTF-8 text", param_hint=option)
 
 
 def _put(params: dict[str, Json], names: Sequence[str], value: Json, pair: str) -> None:

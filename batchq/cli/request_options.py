@@ -13,7 +13,7 @@ import click
 
 from batchq.cli.money import DOLLARS
 from batchq.cli.options import DURATION, MAX_INTEGER, database_path
-from batchq.cli.parameters import parse_params
+from batchq.cli.parameters import parse_params, refuse_undecoded
 from batchq.cli.reading_options import READING, read_options, selection_of
 from batchq.display.messages import say
 from batchq.display.text import dollars, plural
@@ -224,8 +224,11 @@ def _timeout_ms(asked: Asked) -> int | None:
 
 def _new_batch(asked: Asked) -> NewBatch:
     from batchq.discovery import worker_name
-    from batchq.terms import Terms
+    from batchq.terms import Terms, check_terms
 
+    texts = [("--model", model) for model in asked.models]
+    for option, text in [*texts, ("--system", asked.system), ("--prompt", asked.prompt)]:
+        refuse_undecoded(option, text)
     if asked.schema is None and asked.schema_tries is not None:
         raise click.UsageError("--schema-tries goes with --schema")
     terms = Terms(
@@ -238,6 +241,7 @@ def _new_batch(asked: Asked) -> NewBatch:
         samples=asked.samples,
         policy=policy_of(asked),
     )
+    check_terms(terms)
     return terms.new_batch("")
 
 
@@ -247,7 +251,7 @@ def _read_schema(path: Path) -> dict[str, Json]:
     from batchq.structured import UnusableSchema, check_schema
 
     try:
-        schema: Json = json.loads(path.read_text(encoding="utf-8"))
+        schema: Json = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: the schema is not JSON: {error.msg}") from None
     except OSError as error:
@@ -266,6 +270,9 @@ def _model_needs(worker: str) -> tuple[bool, bool]:
     from batchq.discovery import find_worker, installed_workers
 
     if ":" in worker:
+        target, _, function = worker.rpartition(":")
+        if not target.strip() or not function.strip():
+            raise click.UsageError(f"{worker!r} names no function: write module:function or script.py:function")
         return False, True
     known = installed_workers()
     if worker not in known:

@@ -23,6 +23,7 @@ from batchq.cli.options import (
     command_line,
     database_path,
     db_option,
+    insecure_option,
     settings_of,
 )
 from batchq.cli.output_options import output_of, output_options, output_options_of
@@ -68,6 +69,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
     "-c", "--concurrency", type=click.IntRange(1, MAX_CONCURRENCY), default=16, show_default=True, help="Calls at once."
 )
 @click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
+@insecure_option
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
 @click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
 @click.option("--drain-timeout", type=DURATION, default="120s", show_default=True, help="Time to finish after Ctrl-C.")
@@ -85,6 +87,7 @@ def run(
     fresh: bool,
     concurrency: int,
     base_url: str | None,
+    insecure: bool,
     api_key_file: Path | None,
     lease: float,
     drain_timeout: float,
@@ -110,11 +113,12 @@ def run(
     asked, path = Asked(**options), None if source == "-" else Path(source)
     outputs = _outputs(out, asked, shape)
     name = checked_name(batch, path)
-    settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
+    settings = settings_of(db=db, base_url=base_url, insecure=insecure or None, api_key_file=api_key_file)
     for output in outputs:
         _spare(output, path, asked.skip_bad)
         check_output(output, overwrite=force, database=database_path(settings))
     endpoint = settings.require_endpoint(asked.endpoint)
+    settings.refuse_insecure(endpoint)
     workers = _ready_workers(asked.worker, endpoint)
     runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):

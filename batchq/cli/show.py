@@ -11,7 +11,8 @@ import click
 
 from batchq.cli.opening import open_queue, tell_if_moved
 from batchq.cli.options import HELP_NAMES, MAX_BIGINT, command_class, database_of, db_option, json_option, run_async
-from batchq.display.text import clean, dollars, one_line, table
+from batchq.display.text import dollars, one_line, table
+from batchq.escapes import clean
 
 if TYPE_CHECKING:
     from batchq.jobs import Attempt, Json, Result
@@ -106,7 +107,7 @@ def _decoded(text: str | None) -> Json:
     """Decode a stored value; one that is damaged is shown as it is."""
     try:
         value: Json = None if text is None else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value
 

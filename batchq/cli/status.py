@@ -12,7 +12,7 @@ from batchq.cli.opening import open_queue
 from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, run_async
 from batchq.cli.status_view import Status, json_of, lines_of
 from batchq.display.messages import is_terminal
-from batchq.display.text import clean
+from batchq.escapes import clean
 
 if TYPE_CHECKING:
     from batchq.store import Store

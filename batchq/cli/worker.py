@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.options import DURATION, HELP_NAMES, MAX_CONCURRENCY, command_class, db_option, settings_of
+from batchq.cli.options import (
+    DURATION,
+    HELP_NAMES,
+    MAX_CONCURRENCY,
+    command_class,
+    db_option,
+    insecure_option,
+    settings_of,
+)
 from batchq.display.text import plural
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ _SHOWN_BATCHES = 10
     help="Serve this worker: installed, module:function or script.py:function. Repeatable.  [default: all installed]",
 )
 @click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
+@insecure_option
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
 @click.option("--until-empty", is_flag=True, help="End when nothing is left to do: 0, or 5 if what is left is stuck.")
 @click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
@@ -56,6 +65,7 @@ def worker(
     references: tuple[str, ...],
     *,
     base_url: str | None,
+    insecure: bool,
     api_key_file: Path | None,
     until_empty: bool,
     lease: float,
@@ -80,7 +90,7 @@ def worker(
     options = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty)
     voice = start_logging(log_level)
     try:
-        settings = settings_of(db=db, base_url=base_url, api_key_file=api_key_file)
+        settings = settings_of(db=db, base_url=base_url, insecure=insecure or None, api_key_file=api_key_file)
         workers = gather_workers(references)
         return run_event_loop(lambda: _serve(voice, settings, workers, options, batches))
     except BatchqError as error:

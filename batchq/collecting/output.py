@@ -16,7 +16,8 @@ class Output:
     `path` None is standard output. The name of the file tells the `format` where that is None. `with_input` is
     the file that the batch was enqueued from, read as `read` says, whose rows stand before the results.
     `errors` takes the jobs that failed or were cancelled. `unique` leaves out those that follow another one, `most`
-    those at that position and behind it; what is written while a batch runs has them all.
+    those at that position and behind it; what is written while a batch runs has them all. `guard_formulas` puts an
+    apostrophe before texts of CSV and TSV that a spreadsheet program would run.
     """
 
     path: Path | None = None
@@ -27,6 +28,7 @@ class Output:
     errors: Path | None = None
     unique: bool = False
     most: int | None = None
+    guard_formulas: bool = False
 
     @property
     def actual_format(self) -> str:
@@ -45,6 +47,8 @@ class Output:
             raise UsageError(f"there is no output format `{chosen}`: --format takes {', '.join(OUTPUT_FORMATS)}")
         if self.with_prompt and self.with_input is not None:
             raise UsageError("--with-input has the prompts already: leave out --with-prompt")
+        if self.guard_formulas and chosen not in {"csv", "tsv"}:
+            raise UsageError(f"the format {chosen} has no formulas: --guard-formulas goes with csv and tsv")
         for flag, given in (("--with-input", self.with_input is not None), ("--with-prompt", self.with_prompt)):
             if given and chosen in {"txt", "openai"}:
                 raise UsageError(f"the format {chosen} has no place for {flag}: take jsonl, csv or parquet")

@@ -11,6 +11,7 @@ from batchq.collecting.output import Output
 from batchq.collecting.whole import PAGE_ROWS
 from batchq.formats.rendering import BinaryFile, Entry, Layout, sheet_for
 from batchq.jobs import Counts, JobState, Result
+from batchq.store.damage import naming
 
 _FAILED = frozenset({JobState.FAILED, JobState.CANCELLED})
 
@@ -23,6 +24,7 @@ class Sheets:
     ) -> None:
         """Start the files, of which `errors` may be missing."""
         self._rows = rows
+        self._batch = layout.batch
         self._results = sheet_for(output.actual_format, results, layout)
         self._errors = None if errors is None else sheet_for(output.errors_format, errors, layout)
         # Line i of a text answers prompt i, so that a job that failed has an empty one there.
@@ -57,14 +59,22 @@ class Sheets:
             self.flush()
 
     def flush(self) -> None:
-        """Write the jobs that were taken."""
-        page = self._page
+        """Write the jobs that were taken. Raises DamagedRow, naming it, for one that can't be read."""
+        try:
+            self._write(self._page)
+        except (ValueError, TypeError, RecursionError):
+            with naming(self._batch):
+                for entry in self._page:
+                    entry.result.refuse_damaged()
+            raise
+        self._page = []
+
+    def _write(self, page: list[Entry]) -> None:
         if self._errors is not None:
             self.set_aside += self._errors.write([entry for entry in page if entry.result.state in _FAILED])
             if not self._keeps_place:
                 page = [entry for entry in page if entry.result.state not in _FAILED]
         self.written += self._results.write(page)
-        self._page = []
 
     def close(self) -> None:
         """Write what makes the files whole."""

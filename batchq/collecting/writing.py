@@ -15,7 +15,7 @@ from batchq.collecting.output import Output
 from batchq.collecting.sheets import Sheets
 from batchq.collecting.stdout import Stdout
 from batchq.collecting.whole import whole_results
-from batchq.coordinator import OnProgress, refuse_purged, wait_until_finished
+from batchq.coordinator import OnProgress, refuse_purged, told_errors, wait_until_finished
 from batchq.formats import AtomicFile
 from batchq.formats.rendering import BinaryFile, Layout
 from batchq.jobs import Batch, Counts, ErrorGroup, Progress
@@ -24,7 +24,7 @@ from batchq.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was written of a batch: `counts` are its jobs by state, `errors` how jobs failed.
+    """What was written of a batch: `counts` are its jobs by state, `errors` how jobs failed, in words fit for a log.
 
     `written` rows are in the output, `set_aside` in the file for those that failed.
     """
@@ -83,12 +83,12 @@ async def prepare_layout(
         opened = input_rows(output.with_input, output.read, batch, has_ids=has_ids)
         rows = await anyio.to_thread.run_sync(stack.enter_context, opened)
     columns = None if rows is None else rows.columns
-    return Layout(batch, has_ids, output.with_prompt, columns), rows
+    return Layout(batch, has_ids, output.with_prompt, columns, output.guard_formulas), rows
 
 
 async def collected(store: Store, progress: Progress, sheets: Sheets) -> Collected:
     """Return the account of what was written."""
-    errors = tuple(await store.errors(progress.batch))
+    errors = await told_errors(store, progress.batch)
     return Collected(progress.batch, progress, sheets.counts, errors, sheets.written, sheets.set_aside)
 
 

@@ -6,17 +6,18 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from batchq.display.text import clean
+from batchq.concealing import conceal
+from batchq.escapes import clean
 
 
 def say(message: str) -> None:
-    """Print a message for people on stderr, free of control characters.
+    """Print a message for people on stderr, free of control characters and of keys.
 
     On what `sys.stderr` is now, which click.echo would look through: above the bar while one is shown.
     """
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
-            sys.stderr.write(f"{clean(message)}\n")
+            sys.stderr.write(f"{clean(conceal(message))}\n")
             sys.stderr.flush()
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchq.display.messages import is_terminal, say
-from batchq.display.text import duration, one_line, told_cost
+from batchq.display.text import duration, example_of, one_line, told_cost
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -197,7 +197,4 @@ def outcome_lines(progress: Progress, errors: Sequence[ErrorGroup]) -> list[str]
     if progress.cost:
         parts.append(told_cost(progress))
     lines = [f"batchq: {one_line(progress.batch.name, 60)}: {', '.join(parts)}"]
-    for group in errors:
-        example = f"position {group.example_position}: {one_line(group.example)}"
-        lines.append(f"  {group.count:,} with {group.error_class}, e.g. {example}")
-    return lines
+    return lines + [f"  {group.count:,} with {group.error_class}, e.g. {example_of(group)}" for group in errors]

@@ -1,23 +1,17 @@
-"""Text for terminals: nothing that came from a prompt, an answer or a name can move the cursor."""
+"""Text for people: one line of it, tables, money and time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from batchq.jobs import Progress
+from batchq.escapes import clean
 
-_KEPT = {"\n", "\t"}
+if TYPE_CHECKING:
+    from batchq.jobs import ErrorGroup, Progress
+
 _NANO = 1_000_000_000
 _LEAST_SHOWN = 100_000  # nano-dollars: $0.0001
-
-
-def clean(text: str) -> str:
-    """Return text with its control, direction and surrogate characters written out as escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in _KEPT else _escaped(c) for c in text)
 
 
 def one_line(text: str, width: int = 200) -> str:
@@ -51,6 +45,12 @@ def told_cost(progress: Progress) -> str:
     return f"~{dollars(progress.cost)}" if progress.estimated else dollars(progress.cost)
 
 
+def example_of(group: ErrorGroup) -> str:
+    """Return the place of a failure, and its reason where that may be told."""
+    reason = one_line(group.example)
+    return f"position {group.example_position}" + (f": {reason}" if reason else "")
+
+
 def duration(seconds: float) -> str:
     """Return a duration as 0:42, 12:05 or 3:04:05."""
     whole = max(0, round(seconds))
@@ -63,10 +63,3 @@ def plural(count: int, noun: str) -> str:
     """Return a count with its noun: 1 job, 2 jobs, 2 batches."""
     ending = "es" if noun.endswith(("ch", "sh", "s")) else "s"
     return f"{count:,} {noun}{'' if count == 1 else ending}"
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

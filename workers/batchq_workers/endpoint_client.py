@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from batchq.worker import ConfigurationError, Endpoint, is_openrouter
+from batchq.worker import ConfigurationError, Endpoint, is_loopback, is_openrouter
 
 if TYPE_CHECKING:
     import httpx2
@@ -61,15 +60,12 @@ def redacted(text: str, key: str | None) -> str:
     return text.replace(key, "[redacted]") if key and len(key) >= _SHORTEST_KEY else text
 
 
-def is_loopback(base_url: str) -> bool:
-    """Whether a URL is this machine's own."""
-    host = urlsplit(base_url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def redacted_body(body: bytes, key: str | None) -> bytes:
+    """Return what came without the key: before anything is read out of it, or cut short in the midst of the key."""
+    if key is None or len(key) < _SHORTEST_KEY:
+        return body
+    found = body.replace(key.encode(), b"[redacted]")
+    return found.replace(key.replace("/", "\\/").encode(), b"[redacted]") if "/" in key else found
 
 
 def missing_key(endpoint: Endpoint) -> str:

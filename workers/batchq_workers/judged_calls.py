@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from batchq.worker import Answer, Steer
 from batchq_workers.classify import classify
+from batchq_workers.endpoint_client import redacted_body
 
 if TYPE_CHECKING:
     import httpx2
@@ -23,8 +24,9 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(slots=True)
 class Calls:
-    """What the calls of one run brought: answers, and the decision that ended it, if one did."""
+    """What the calls of one run brought: answers, and the decision that ended it, if one did; the key is in neither."""
 
+    key: str | None = field(default=None, repr=False)
     answers: list[Answer] = field(default_factory=list)
     decision: Steer | None = None
 
@@ -33,9 +35,9 @@ _calls: ContextVar[Calls] = ContextVar("calls")
 
 
 @contextmanager
-def recorded_calls() -> Iterator[Calls]:
-    """Record the calls that are made within this block."""
-    calls = Calls()
+def recorded_calls(key: str | None) -> Iterator[Calls]:
+    """Record the calls that are made with `key` within this block."""
+    calls = Calls(key)
     token = _calls.set(calls)
     try:
         yield calls
@@ -45,8 +47,8 @@ def recorded_calls() -> Iterator[Calls]:
 
 async def judge(response: httpx2.Response) -> None:
     """Record a response. Raises the decision on one that is no good answer, which ends the run."""
-    body = await response.aread()
     calls = _calls.get()
+    body = redacted_body(await response.aread(), calls.key)
     verdict = classify(response.status_code, response.headers, body, CHAT)
     if isinstance(verdict, Steer):
         calls.decision = verdict

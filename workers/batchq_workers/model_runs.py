@@ -61,7 +61,7 @@ class ModelRuns:
         asked = conversation(body.get("messages"))
         schema = request.settings.get("schema")
         agent = self._agent(str(body.get("model")), json.dumps(schema) if isinstance(schema, dict) else None)
-        with recorded_calls() as calls:
+        with recorded_calls(self._endpoint.api_key) as calls:
             try:
                 run = await agent.run(
                     asked.prompt,

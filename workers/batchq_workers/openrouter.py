@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, overload
 
 from batchq.worker import Answer, Endpoint, Json, Plugin, Prices, Request, is_openrouter
 from batchq_workers.classify import Steer, classify
-from batchq_workers.endpoint_client import check_endpoint, new_client, new_http_client, redacted
+from batchq_workers.endpoint_client import check_endpoint, new_client, new_http_client, redacted, redacted_body
 from batchq_workers.sending import Send, sender
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def _caller(
     async def call(request: Request) -> Json | Answer:
         send = senders.get(request.url) or sender_to(request.url)
         reply = await send(encode(body_for(endpoint, request)).encode())
-        verdict = classify(reply.status, reply.headers, reply.body, request.url)
+        body = redacted_body(reply.body, endpoint.api_key)
+        verdict = classify(reply.status, reply.headers, body, request.url)
         if isinstance(verdict, Steer):
             verdict.answer = priced(verdict.answer, prices, request.model)
             verdict.args = (redacted(str(verdict), endpoint.api_key),)

@@ -7,14 +7,19 @@ its session elsewhere, or a proxy is between, the client itself sends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from batchq.worker import RetryLater
 from batchq_workers.unreached import not_http, unreached
 
 if TYPE_CHECKING:
     import aiohttp
     import httpx2
+
+
+_MOST_BYTES = 128 << 20
 
 
 class Reply(NamedTuple):
@@ -61,7 +66,11 @@ def _over_session(session: aiohttp.ClientSession, url: str, headers: Mapping[str
     async def send(body: bytes) -> Reply:
         try:
             async with session.post(url, data=body, headers=sent, timeout=timeout, allow_redirects=False) as response:
-                return Reply(response.status, response.headers, await response.read())
+                plain = response.headers.get("Content-Encoding", "identity") == "identity"
+                if plain and (response.content_length or _MOST_BYTES + 1) <= _MOST_BYTES:
+                    return Reply(response.status, response.headers, await response.read())
+                pieces = response.content.iter_any()
+                return Reply(response.status, response.headers, await _gather(pieces, response.status))
         except aiohttp.ClientResponseError as error:
             raise not_http(error) from error
         except aiohttp.ClientError as error:
@@ -78,11 +87,27 @@ def _over_client(http_client: httpx2.AsyncClient, url: str, headers: Mapping[str
 
     async def send(body: bytes) -> Reply:
         try:
-            response = await http_client.send(httpx2.Request("POST", target, headers=sent, content=body))
+            request = httpx2.Request("POST", target, headers=sent, content=body)
+            response = await http_client.send(request, stream=True)
+            async with aclosing(response):
+                content = await _gather(response.aiter_bytes(), response.status_code)
         except httpx2.TransportError as error:
             raise unreached(error) from error
         except aiohttp.ClientError as error:  # what its transport does not translate
             raise not_http(error) from error
-        return Reply(response.status_code, response.headers, response.content)
+        return Reply(response.status_code, response.headers, content)
 
     return send
+
+
+async def _gather(pieces: AsyncIterator[bytes], status: int) -> bytes:
+    """Return a whole body. Raises RetryLater for one that goes on beyond all that a model says."""
+    gathered: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        size += len(piece)
+        if size > _MOST_BYTES:
+            reason = f"an answer of more than {_MOST_BYTES >> 20} MiB"
+            raise RetryLater(reason, error_class="broken_answer", status=status)
+        gathered.append(piece)
+    return b"".join(gathered)

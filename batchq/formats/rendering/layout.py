@@ -33,12 +33,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What each row of an output holds; `columns` are those of the input, where its rows stand before the results."""
+    """What each row of an output holds; `columns` are those of the input, where its rows stand before the results.
+
+    `guard_formulas` keeps spreadsheet programs from running what stands in CSV and TSV.
+    """
 
     batch: Batch
     has_ids: bool = False
     with_prompt: bool = False
     columns: tuple[Column, ...] | None = None
+    guard_formulas: bool = False
 
     @property
     def adds_id(self) -> bool:

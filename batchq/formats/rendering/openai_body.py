@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from batchq.formats.rendering.openai_parts import Object, Origin, chat_usage, said_as_text, tool_calls
 from batchq.formats.rendering.openai_response import response_body
 from batchq.jobs import Batch, Json, Result, Usage
@@ -15,7 +13,7 @@ _COMPLETION_REASONS = frozenset({"stop", "length", "content_filter"})
 
 def answer_body(result: Result, batch: Batch, stand_in: str) -> Object:
     """Return a body that says what a job's result says, in the shape of the API that its batch calls."""
-    said: Json = None if result.result is None else json.loads(result.result)
+    said = result.value
     origin = Origin.of(result, batch, stand_in)
     url = batch.settings.get("url")
     if url == EMBEDDINGS:

@@ -10,6 +10,9 @@ from batchq.formats.rendering.layout import Entry, Layout
 from batchq.formats.rendering.values import dollars, encode, fit_for_utf8
 from batchq.jobs import Json
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
 
 class TableRenderer:
     """Writes each job as a record; half surrogate pairs become U+FFFD.
@@ -20,6 +23,7 @@ class TableRenderer:
     def __init__(self, layout: Layout, delimiter: str) -> None:
         """Know which columns there are."""
         self._delimiter = delimiter
+        self._guards = layout.guard_formulas
         self._special = re.compile(f'["\r\n{delimiter}]')
         self._own = flat_columns(layout)
         self._given = tuple(column.name for column in layout.columns or ())
@@ -42,6 +46,8 @@ class TableRenderer:
         return self._record(given + own)
 
     def _record(self, cells: list[str | None]) -> bytes:
+        if self._guards:
+            cells = [None if cell is None else _guarded(cell) for cell in cells]
         text = self._delimiter.join(map(self._quoted, cells))
         return f"{fit_for_utf8(text)}\n".encode()
 
@@ -51,6 +57,14 @@ class TableRenderer:
         if cell and self._special.search(cell) is None:
             return cell
         return '"' + cell.replace('"', '""') + '"'
+
+
+def _guarded(cell: str) -> str:
+    """Return a cell with an apostrophe before what a spreadsheet program would take for a formula.
+
+    Which beginnings those are: owasp.org/www-community/attacks/CSV_Injection. Numbers stay numbers.
+    """
+    return f"'{cell}" if cell.startswith(_FORMULA) and _NUMBER.fullmatch(cell) is None else cell
 
 
 def _cell(value: Json) -> str | None:

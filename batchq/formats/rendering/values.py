@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import NoReturn
 
 from batchq.jobs import NANO, Json, Usage
 
@@ -42,10 +43,22 @@ def usage_json(usage: Usage, cost: int | None) -> str:
 
 
 def spliced(text: str) -> str:
-    """Return JSON text as it is stored, made fit for one ASCII line if something else stored it."""
-    if text.isascii() and "\n" not in text and "\r" not in text:
+    """Return JSON text as it is stored, made fit for one ASCII line if something else stored it.
+
+    Raises ValueError for text that is no JSON: it would make the whole line unreadable.
+    """
+    try:
+        value: Json = _decode(text)
+    except RecursionError:  # it was deep enough for those who have stored it
         return text
-    return encode(json.loads(text))
+    return text if text.isascii() and "\n" not in text and "\r" not in text else encode(value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no {name}")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def plain(text: str | None) -> str | None:
