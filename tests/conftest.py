@@ -15,7 +15,8 @@ LONGEST = (
     "test_mypy_is_content",
     "test_every_history_keeps_the_invariants",
     "test_six_at_once_upgrade_once",
-    "test_sixteen_workers_start_at_once_on_an_empty_directory",
+    "test_many_workers_start_at_once_on_an_empty_directory",
+    "test_workers_killed_stopped_and_terminated_lose_and_double_nothing",
     "test_a_storm_ends_with_one_answer_for_every_prompt_and_true_accounts",
 )
 

@@ -13,8 +13,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_provider import running_provider
-
 from batchq import open_queue
 from scripts.benchmarks.places import POSTGRESQL, SQLITE, Home, homes
 from scripts.benchmarks.processes import running
@@ -22,6 +20,7 @@ from scripts.benchmarks.table import Row, plain
 from scripts.soaking.load import Load, check_running, worker_command
 from scripts.soaking.samples import sampling
 from scripts.soaking.verdict import judge
+from tests.fake_provider import running_provider
 
 DATABASES = {"sqlite": (SQLITE,), "postgresql": (POSTGRESQL,), "both": (SQLITE, POSTGRESQL)}
 # What a provider does on a good day: a few calls fail. None is refused, since that would change the pace.

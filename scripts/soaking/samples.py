@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
-from fake_provider import Provider
-
 from scripts.benchmarks.places import Place, SqlitePlace
+from tests.fake_provider import Provider
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MEGABYTE = 2**20

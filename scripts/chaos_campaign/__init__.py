@@ -1,0 +1,1 @@
+"""Kills, stops and terminates real workers while they work, and judges what is left: `scripts/chaos`."""
