@@ -103,6 +103,8 @@ def _judge(batch: Batch, audit: Audit | None) -> Iterator[Finding]:
         )
         return
     wrong = list(_wrongs(audit))
+    if batch.fault is not None:
+        wrong.append(f"{batch.fault}, so that its jobs fail with bad_row: {_NOT_OURS}")
     for message in wrong:
         yield Finding("error", name, message)
     if not wrong:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 
 from batchq import log
-from batchq.clock import uptime
+from batchq.clock import Comparison, uptime
 from batchq.errors import DatabaseUnavailable, DataRefused
 from batchq.jobs import Ended, Exchanged, Failed, Held, Reason, RunnerIdentity, Wants
 from batchq.settlement import Settlement, settle
@@ -21,6 +21,8 @@ _LAST_DELAY = 5.0
 _TOLD_SECONDS = 60.0
 # A commit of which no word came back may still be under way on the server: longer than any wait between two tries.
 _UNSURE_SECONDS = 30.0
+# Clocks are set by less all the time.
+_JUMP_SECONDS = 10.0
 NOTHING = Wants(0, ())
 
 
@@ -28,13 +30,18 @@ class Conversation:
     """Exchanges that are repeated until the database has taken what they settle."""
 
     def __init__(self, store: Store, runner: RunnerIdentity, in_hand: Callable[[], int]) -> None:
-        """Speak for `runner`; `in_hand` is how many results it holds at any moment, also those that are under way."""
+        """Speak for `runner`; `in_hand` is how many results it holds at any moment, also those that are under way.
+
+        `clock_was_set` says of the last exchange whether the database's clock was set before it.
+        """
         self._store = store
         self._runner = runner
         self._in_hand = in_hand
         self._unsure_until = 0.0
         self._last = uptime()
         self._careful_until = 0.0
+        self._database_clock = Comparison()
+        self.clock_was_set = False
         self._log = log.get_logger().bind(worker=runner.id[:8])
 
     async def register(self) -> None:
@@ -86,22 +93,50 @@ class Conversation:
 
     async def _ask(self, request: ExchangeRequest, *, adopt: bool = True) -> Exchanged:
         """Have one exchange; for a while after any that did not return, ask for claims that it made all the same."""
-        unsure = uptime() < self._unsure_until
-        request = replace(request, expired_too=self._may_recover(), adopt=unsure and adopt)
+        asked = uptime()
+        self._heed_gap()
+        request = replace(
+            request,
+            expired_too=not self.is_careful,
+            clock_by=self._database_clock.latest(self._quarter_seconds * 1000),
+            adopt=asked < self._unsure_until and adopt,
+        )
         try:
             reply = await self._store.exchange(request)
         except BaseException:
             self._unsure_until = uptime() + _UNSURE_SECONDS
             raise
+        self._heed_gap()  # it may have waited for a lock that the others waited for, too
         self._last = uptime()
+        self._heed_jump(self._database_clock.read(reply.now, asked))
         return reply
 
-    def _may_recover(self) -> bool:
-        """Whether expired jobs may be claimed: not right after a gap, since others slept through it too."""
-        now, quarter = uptime(), self._runner.lease_ms / 4000
-        if now - self._last > quarter:
-            self._careful_until = now + quarter
-        return now >= self._careful_until
+    @property
+    def is_careful(self) -> bool:
+        """Whether times in the database may have run out while nobody could renew them."""
+        return uptime() < self._careful_until
+
+    @property
+    def _quarter_seconds(self) -> float:
+        return self._runner.lease_ms / 4000
+
+    def _heed_gap(self) -> None:
+        """Be careful after a gap: others may have slept through it, too, and must renew first.
+
+        Who waits for a database that was away waits no longer than it was, before he asks again.
+        """
+        now = uptime()
+        gap = now - self._last
+        if gap > self._quarter_seconds:
+            self._careful_until = now + max(self._quarter_seconds, min(gap, _LAST_DELAY))
+
+    def _heed_jump(self, seconds: float) -> None:
+        """Be careful after the database's clock was set forward, as after a gap; tell of a jump."""
+        if seconds > self._quarter_seconds:
+            self._careful_until = uptime() + self._quarter_seconds
+        self.clock_was_set = abs(seconds) > _JUMP_SECONDS
+        if self.clock_was_set:
+            self._log.warning(log.CLOCK_SET, seconds=round(seconds), what_it_does=log.WHAT_A_JUMP_DOES)
 
     async def _settle_in_parts(self, request: ExchangeRequest) -> list[Settlement]:
         """Settle in halves without claiming; return what is left, as failures that can be stored."""
@@ -142,7 +177,10 @@ class _Outage:
             self._began = now
         if now < self._began + _TOLD_SECONDS or now >= self._told + _TOLD_SECONDS:
             self._told = now
-            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error), results_in_hand=self._in_hand())
+            away = round(now - self._began, 1)
+            self._log.warning(
+                log.DATABASE_UNAVAILABLE, reason=str(error), results_in_hand=self._in_hand(), away_seconds=away
+            )
         await self.back_off()
 
     async def back_off(self) -> None:
@@ -153,4 +191,4 @@ class _Outage:
     def over(self) -> None:
         """Tell that the database is back, where it was away."""
         if self._began is not None:
-            self._log.info(log.DATABASE_BACK)
+            self._log.info(log.DATABASE_BACK, away_seconds=round(uptime() - self._began, 1))

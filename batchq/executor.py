@@ -13,7 +13,7 @@ from typing import cast
 import anyio
 
 from batchq import worker as steering
-from batchq.concealing import conceal, without_keys, without_quotes
+from batchq.concealing import conceal_json, without_keys, without_quotes
 from batchq.jobs import (
     ESTIMATE,
     NANO,
@@ -150,7 +150,7 @@ def _keep(batch: Batch, value: Json | Answer) -> Outcome:
     if not isinstance(schema, dict):
         return Succeeded(kept)
     try:
-        return Succeeded(replace(kept, result=conceal(encode(hold_to(encode(schema), answer.result)))))
+        return Succeeded(replace(kept, result=conceal_json(encode(hold_to(encode(schema), answer.result)))))
     except (SchemaMismatch, TypeError, ValueError, RecursionError) as error:
         reason = Reason("schema_mismatch", shorten(_text(error)))
         return Retry(reason, answer=kept, at_most=_schema_tries(batch))
@@ -166,7 +166,7 @@ def _answered(batch: Batch, answer: Answer) -> Answered:
     cost = _nano(answer.cost)
     source = ESTIMATE if answer.estimated else PROVIDER
     return Answered(
-        result=conceal(encode(answer.result)),
+        result=conceal_json(encode(answer.result)),
         usage=_usage(answer.usage),
         cost=cost,
         cost_source=None if cost is None else source,
@@ -205,7 +205,7 @@ def _meta(meta: object) -> str | None:
 
 def _json(value: Json) -> str | None:
     try:
-        return conceal(encode(value))
+        return conceal_json(encode(value))
     except (TypeError, ValueError, RecursionError):
         return None
 

@@ -73,6 +73,8 @@ def complete(new: NewBatch, survey: Survey, *, default_model: str | None = None,
     model = survey.model or default_model or ""
     if needs_model and not model:
         raise UsageError(f"{new.worker} needs a model: pass --model, or set MODEL in the environment or in .env")
+    if model and not model.isprintable():
+        raise UsageError(f"{model!r} is not the name of a model: it has characters that nobody can see")
     settings: dict[str, Json] = dict(new.settings)
     if survey.url is not None and survey.url != DEFAULT_URL:
         settings["url"] = survey.url

@@ -19,11 +19,11 @@ from anyio.abc import TaskGroup
 
 from batchq import log
 from batchq.clients import Clients
-from batchq.clock import uptime
+from batchq.clock import uptime, watch_for_standstill
 from batchq.conversation import Conversation
 from batchq.database import Watcher
 from batchq.discovery import FoundWorker
-from batchq.errors import BatchqError, CannotGoOn, StoreError
+from batchq.errors import BatchqError, CannotGoOn, DatabaseGone, StoreError
 from batchq.installed import installed_version
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
 from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
@@ -110,6 +110,7 @@ class Runner:
         self._beat_at = 0.0
         self._outlook_at = 0.0
         self._said = ""
+        self._blocked = False
         self._hungry = False
 
     def stop(self, *, now: bool = False) -> None:
@@ -144,12 +145,15 @@ class Runner:
                 async with anyio.create_task_group() as calls:
                     try:
                         with self._scope:
+                            calls.start_soon(watch_for_standstill, self._options.renew_seconds, self._tell_standstill)
                             ended = await self._work(clients, calls)
+                    except DatabaseGone as error:
+                        ended = DatabaseGone(f"{error}. {self._slots.told_lost()}")
                     except BatchqError as error:  # carried out by hand: a task group would wrap it
                         ended = error
                     finally:
                         with anyio.CancelScope(shield=True):
-                            await self._leave()
+                            await self._leave(settling=not isinstance(ended, DatabaseGone))
                         calls.cancel_scope.cancel()
             finally:
                 self._watcher.close()
@@ -209,6 +213,8 @@ class Runner:
         if beat:
             self._beat_at = now + renew_seconds
             await self._finish_cancels()
+        if self._conversation.clock_was_set:
+            self._beat_at = now  # by which all know what the clock shows by now
         return reply
 
     async def _wait(self, reply: Exchanged) -> None:
@@ -250,15 +256,20 @@ class Runner:
         """
         if self._clients.failure is not None:
             raise self._clients.failure
-        outlook = await self._look_ahead() if uptime() >= self._outlook_at else None
+        if uptime() < self._outlook_at:
+            return False
+        outlook = await self._look_ahead()
+        # Once is not enough: the clock may have been set between the exchange and this look.
+        blocked_before, self._blocked = self._blocked, isinstance(outlook, Blocked)
         match outlook:
             case Finished(unserved) if self._options.until_empty:
                 if unserved:
                     self._log.warning(log.WORKER_LEAVES, batches=list(unserved), reason="not served by this process")
                 return True
-            case Blocked(reasons):
-                if self._options.until_empty:
+            case Blocked(reasons) if self._options.until_empty:
+                if blocked_before and not self._conversation.is_careful:
                     raise CannotGoOn("; ".join(reasons))
+            case Blocked(reasons):
                 self._say_once(log.WORKER_WAITING, "; ".join(reasons))
             case Waiting(reason):
                 if self._say_once(log.WORKER_WAITING, reason) and self._on_waiting:
@@ -275,6 +286,11 @@ class Runner:
         except StoreError as error:  # the next exchange waits it out
             self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
             return None
+
+    def _tell_standstill(self, seconds: float) -> None:
+        workers = self._slots.at_work() or sorted(self._workers)
+        reason = log.WHY_STOOD_STILL
+        self._log.warning(log.WORKER_STOOD_STILL, seconds=round(seconds, 1), workers=workers, reason=reason)
 
     def _say_once(self, event: str, reason: str) -> bool:
         """Log a reason when it is another than the last time."""
@@ -301,7 +317,7 @@ class Runner:
         if self._hungry:
             self._notice()
 
-    async def _leave(self) -> None:
+    async def _leave(self, *, settling: bool) -> None:
         """Settle or release what is left and say goodbye; what can't be written expires by itself."""
         self._slots.cancel()
         self._slots.give_back_unbegun()
@@ -309,14 +325,18 @@ class Runner:
             while self._slots.running:
                 self._wake = anyio.Event()
                 await self._wake.wait()
-        with anyio.move_on_after(RELEASE_SECONDS):
-            try:
-                await self._settle_rest()
-                if not self._options.stays:
-                    await self.retire()
-            except BatchqError as error:  # what ended the runner is told by who runs it
-                self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
+        if settling:
+            with anyio.move_on_after(RELEASE_SECONDS):
+                await self._settle_and_retire()
         self._log.info(log.WORKER_STOPPED, released=self._slots.released)
+
+    async def _settle_and_retire(self) -> None:
+        try:
+            await self._settle_rest()
+            if not self._options.stays:
+                await self.retire()
+        except BatchqError as error:  # what ended the runner is told by who runs it
+            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
 
     async def _settle_rest(self) -> None:
         rest = self._slots.rest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import shutil
 import stat
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from batchq.errors import BadInput, UsageError
-from batchq.formats import BadRow, ReadOptions, Row, read_rows, row_lines
+from batchq.formats import BadRow, ReadOptions, Row, format_of, read_rows, row_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,10 @@ class Source:
 
     @property
     def origin(self) -> str | None:
-        """The absolute path of the file; None for a stream, which is gone when it is read."""
-        return None if self.is_copy else str(self.path.absolute())
+        """The absolute path of the file; None for a stream, which is gone when read, and where no text holds it."""
+        path = str(self.path.absolute())
+        storable = path.encode(errors="replace") == os.fsencode(path)  # a name on a disk may be any bytes
+        return path if storable and not self.is_copy else None
 
     def signed(self) -> Self:
         """Return the source with the file's state of now, to notice a change."""
@@ -121,6 +124,8 @@ def _readable_twice(path: Path | None, options: ReadOptions) -> Iterator[Source]
     options = replace(options, image_root=options.image_root or Path())
     if path is None and options.input_format is None:
         options = replace(options, input_format="jsonl")
+    if path is not None:
+        format_of(path, options)  # raises before the stream is read to its end for nothing
     name = "standard input" if path is None else str(path)
     with tempfile.TemporaryDirectory(prefix="batchq-") as directory:
         spool = Path(directory, "input" + (path.suffix if path else ""))

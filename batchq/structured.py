@@ -71,6 +71,8 @@ def check_schema(schema: Json) -> None:
         raise UnusableSchema("it wraps a schema: give what stands under `schema` in it")
     if not _DEMANDS & schema.keys():
         raise UnusableSchema("it asks for nothing: it names no properties")
+    if not isinstance(schema.get("$schema", ""), str):
+        raise UnusableSchema("its `$schema` is no text")
     try:
         validator_for(schema).check_schema(schema)
         _check_references(schema)

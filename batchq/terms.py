@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 from batchq.errors import UsageError
+from batchq.formats.jsonl import MAX_DEPTH, too_deep
 from batchq.jobs import DEFAULT_CALL_TIMEOUT_MS, DEFAULT_MAX_ATTEMPTS, Json, NewBatch
 from batchq.producer import Policy
 from batchq.request import encode
@@ -17,6 +18,7 @@ MAX_NAME = 120
 DEFAULT_WORKER: Final = "openrouter"
 # Settings of a batch that are no worker's own.
 RESERVED = frozenset({"params", "samples", "schema", "schema_tries", "server", "system", "url"})
+_NO_NAME = "it is empty, has a NUL or a line end in it, or is not UTF-8"
 _OWNED = {
     "model": "it is the batch's model",
     "messages": "the prompts hold the messages",
@@ -88,14 +90,29 @@ def check_terms(terms: Terms) -> None:
     ):
         if value is not None and value < 1:
             raise UsageError(f"{what} is {value}: it must be at least 1")
+    for what, name in (("worker", terms.worker), ("endpoint", terms.endpoint)):
+        if not is_name(name):
+            raise UsageError(f"{name[:MAX_NAME]!r} can't be the name of a {what}: {_NO_NAME}")
     for name in terms.others.keys() & RESERVED:
         raise UsageError(f"a worker's own settings can't hold {name!r}: it means something to batchq")
     for name in terms.params.keys() & _OWNED.keys():
         raise UsageError(f"params can't set {name!r}: {_OWNED[name]}")
+    settings = dict(terms.new_batch("").settings)
     try:
-        encode(dict(terms.new_batch("").settings))
+        encode(settings)
+        if too_deep(settings):
+            raise UsageError(f"the settings of a batch are nested too deep: more than {MAX_DEPTH} levels")
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the settings of a batch must be JSON: {error}") from None
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a name in any database and any log."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(text.strip()) and "\0" not in text and "\n" not in text
 
 
 def check_name(name: str) -> None:

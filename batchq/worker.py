@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from batchq.concealing import is_placeholder
 from batchq.errors import ConfigurationError
 from batchq.jobs import Answer, Json, Usage
 from batchq.prices import Prices
@@ -53,6 +54,7 @@ __all__ = [
     "WorkerFunction",
     "is_loopback",
     "is_openrouter",
+    "is_placeholder",
 ]
 
 

@@ -40,6 +40,8 @@ class Bench:
     directory: Path
     environment: dict[str, str]
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    # What `python -m` runs as batchq.
+    module: str = "batchq"
 
     @property
     def database(self) -> Path | str:
@@ -49,7 +51,7 @@ class Bench:
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
         return forked.run(
-            [sys.executable, "-m", "batchq", *arguments],
+            [sys.executable, "-m", self.module, *arguments],
             cwd=self.directory,
             env=self.environment | options.pop("env", {}),
             text=True,
@@ -62,7 +64,7 @@ class Bench:
         number = len(self.started)
         with (self.directory / f"{number}.out").open("w") as out, (self.directory / f"{number}.err").open("w") as err:
             process = forked.Popen(
-                [sys.executable, "-m", "batchq", *arguments],
+                [sys.executable, "-m", self.module, *arguments],
                 cwd=self.directory,
                 env=self.environment | options.pop("env", {}),
                 text=True,

@@ -14,7 +14,7 @@ import pytest
 from processes import bench
 from store_driver import Clock, Hand, fill, make_tables, open_queue
 
-from batchq.errors import BatchqError, DatabaseUnavailable, NoDatabase, NotABatchqDatabase
+from batchq.errors import BatchqError, ConfigurationError, DatabaseUnavailable, NoDatabase, NotABatchqDatabase
 from batchq.store import open_store
 
 pytestmark = pytest.mark.anyio
@@ -249,3 +249,11 @@ def test_another_mode_is_a_mistake_in_the_settings(tmp_path):
     assert ended.returncode == 78
     assert "BATCHQ_DB_MODE in the environment: Input should be '0600' or '0660'" in ended.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("location", [":memory:", " :memory: ", "sqlite://", "sqlite:///:memory:"])
+async def test_a_database_in_memory_is_refused_and_no_file_is_called_so(tmp_path, monkeypatch, location):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="a queue needs a file"):
+        await open_store(location, create=True)
+    assert list(tmp_path.iterdir()) == []

@@ -603,10 +603,10 @@ def test_retry_sends_back_what_failed_and_nothing_else(run, prompts):
     run("enqueue", prompts, "--worker", "echo")
     assert "no job of prompts has failed" in run("retry", "prompts")[2]
     complete_batch("runs.db", fail_odd)
-    assert "failed with timeout; there is bad_request" in run("retry", "prompts", "--error", "timeout")[2]
+    assert "failed with 'timeout'; there is bad_request" in run("retry", "prompts", "--error", "timeout")[2]
     assert "2 jobs of prompts will run again" in run("retry", "prompts", "--error", "bad_request")[2]
     run("cancel", "prompts")
-    assert "failed with timeout; there is cancelled" in run("retry", "prompts", "--error", "timeout")[2]
+    assert "failed with 'timeout'; there is cancelled" in run("retry", "prompts", "--error", "timeout")[2]
     assert "2 jobs of prompts will run again" in run("retry", "prompts", "--error", "cancelled")[2]
     assert [state for (state,) in rows_of("runs.db", "state")] == ["done", "pending", "done", "pending"]
 

@@ -72,7 +72,6 @@ def batch_line(**changes: object) -> dict[str, object]:
         ({"prompt": "Hi", "body": "an e-mail", "messages": None}, Row(1, None, "Hi")),
         ({"messages": MESSAGES, "custom_id": "a", "x": [1]}, Row(1, "a", {"messages": MESSAGES})),
         (b'"\\ud800"', Row(1, None, "\ud800")),
-        (b'{"prompt": "no", "prompt": "Hi"}', Row(1, None, "Hi")),
         (b' \t{"prompt": "Hi"} \r', Row(1, None, "Hi")),
         (b'\xef\xbb\xbf"Hi"', Row(1, None, "Hi")),
         (b'"a\xe2\x80\xa8b"', Row(1, None, "a\u2028b")),

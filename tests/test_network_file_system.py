@@ -105,7 +105,10 @@ def shared(tmp_path, monkeypatch):
 @pytest.mark.parametrize("create", [False, True])
 async def test_a_queue_there_is_refused_before_anything_is_written(shared, monkeypatch, create):
     monkeypatch.delenv("BATCHQ_ALLOW_NETWORK_FS", raising=False)
-    with pytest.raises(ConfigurationError, match=r"runs\.db is on a file system of the kind nfs4.*--allow-network-fs"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"runs\.db is on a file system of the kind nfs4.*--allow-network-fs .* BATCHQ_ALLOW_NETWORK_FS=1",
+    ):
         await open_store(str(shared / "runs.db"), create=create)
     assert list(shared.iterdir()) == []
 

@@ -134,16 +134,18 @@ def test_a_drained_worker_ends_with_0(place):
         assert (place.count("done"), place.count("pending")) == (4, 6)
 
 
-@ON_BOTH
-def test_sixteen_workers_start_at_once_on_an_empty_directory(place):
-    workers = [place.start("worker", "--worker", "echo", "--until-empty") for _ in range(16)]
+# Several connections each, of the hundred that a PostgreSQL server has.
+@pytest.mark.parametrize(("place", "starts"), [("sqlite", 50), ("postgresql", 16)], indirect=["place"])
+def test_many_workers_start_at_once_on_an_empty_directory(place, starts):
+    workers = [place.start("worker", "--worker", "echo", "--until-empty") for _ in range(starts)]
 
     codes = [process.wait(180) for process in workers]
 
-    assert codes == [0] * 16, [
+    assert codes == [0] * starts, [
         place.errors(process)[-300:] for process, code in zip(workers, codes, strict=True) if code
     ]
     assert place.query("SELECT value FROM meta WHERE name = 'schema_version'") == [(str(SCHEMA_VERSION),)]
+    assert place.query("SELECT count(*) FROM runners") == [(starts,)]
 
 
 POISON = """

@@ -282,3 +282,68 @@ def test_what_is_quoted_is_taken_out_and_all_else_stays():
     assert without_quotes("no credit is left on this account", [prompt]) == "no credit is left on this account"
     assert without_quotes("no such thing", ["", "no such"]) == "no such thing", "what is that short may be any word"
     assert without_quotes(f"bad: {'x' * 99}", ["y" * 500_000 + "x" * 50]) == "bad: […][…]"
+
+
+@pytest.fixture
+def no_keys(monkeypatch):
+    """As if no key had been read yet."""
+    from batchq import concealing
+
+    monkeypatch.setattr(concealing, "_spellings", [])
+    monkeypatch.setattr(concealing, "_placeholders", [])
+    return concealing
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "EMPTY", "lm-studio", "password", "completion", "sk-no-key-required", "Not_Needed"]
+)
+def test_a_placeholder_for_a_key_changes_no_answer(no_keys, key):
+    from batchq_workers.endpoint_client import redacted_body
+
+    no_keys.remember(key)
+    answer = json.dumps({"text": f"a {key} is what it says", f"{key}_tokens": 5})
+    assert no_keys.conceal_json(answer) == answer
+    assert redacted_body(answer.encode(), key) == answer.encode()
+    assert (no_keys.conceal(f"with {key}.") == "with [redacted].") is (len(key) >= 8), (
+        "what is logged has no key at all"
+    )
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-or-v1-0a1b2c3d4e5f", "Yw/6tR4eP2+oL9", "abcdefghijklmnopqrstuvwxyz", "AbCdEfGhIjKl", "hunter22"]
+)
+def test_any_other_is_taken_out_of_answers(no_keys, key):
+    from batchq_workers.endpoint_client import redacted_body
+
+    no_keys.remember(key)
+    assert json.loads(no_keys.conceal_json(json.dumps({key: [f"with {key}."]}))) == {"[redacted]": ["with [redacted]."]}
+    assert redacted_body(f"with {key}.".encode(), key) == b"with [redacted]."
+
+
+@pytest.mark.parametrize(
+    "text", ["\tau-0123456789\n", "\\tau-0123456789", "\u00e9-tau-0123456789", 'say "tau-0123456789"']
+)
+def test_an_answer_stays_json_where_its_escapes_meet_a_key(no_keys, text):
+    no_keys.remember("tau-0123456789")
+    no_keys.remember("e9-tau-0123456789")
+    expected = text.replace("tau-0123456789", "[redacted]")
+    assert json.loads(no_keys.conceal_json(json.dumps(text))) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["'key_findings' is a required property", "no api_endpoint in api-compatible servers", "Bearer authentication is required"],
+)  # fmt: skip
+def test_a_word_that_begins_like_a_key_stays_in_an_error(text):
+    from batchq.concealing import without_keys
+
+    assert without_keys(text) == text
+
+
+@pytest.mark.parametrize(
+    "key", ["key-0a1b2c3d4e", "api_abcdefgh1", "Bearer eyJhbGciOi0", "sk-abcdefghijkl", "gsk_abcdefghijkl"]
+)
+def test_what_looks_like_a_key_does_not(key):
+    from batchq.concealing import without_keys
+
+    assert without_keys(f"no such key: {key}") == "no such key: [redacted]"

@@ -60,13 +60,13 @@ class Sheets:
 
     def flush(self) -> None:
         """Write the jobs that were taken. Raises DamagedRow, naming it, for one that can't be read."""
-        try:
-            self._write(self._page)
-        except (ValueError, TypeError, RecursionError):
-            with naming(self._batch):
+        with naming(self._batch):
+            try:
+                self._write(self._page)
+            except (ValueError, TypeError, RecursionError):
                 for entry in self._page:
                     entry.result.refuse_damaged()
-            raise
+                raise
         self._page = []
 
     def _write(self, page: list[Entry]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -17,6 +18,8 @@ _DRIVERS = {
 # psycopg hands all that a URL asks for to libpq; asyncpg has arguments of its own.
 _ASYNCPG_OPTIONS = frozenset({"ssl", "options", "passfile", "host", "port", "timeout", "command_timeout"})
 _SHOWN = 80
+_IN_MEMORY = ":memory:"
+_NO_FILE = "a queue needs a file: an in-memory database can't be shared or survive"
 _ESCAPES = "in a password write @ : / # ? % as %40 %3A %2F %23 %3F %25"
 # A URL without its slashes, or without its scheme, would be a path, and its password be shown.
 _LIKE_A_URL = re.compile(r"(postgres(ql)?(\+\w+)?:/?[^/])|([^/\s]+:[^/\s]*@[^/\s]+/)", re.IGNORECASE)
@@ -29,6 +32,8 @@ def locate(location: str) -> Path | URL:
     """
     location = location.strip()
     if "://" not in location:
+        if location == _IN_MEMORY:
+            raise ConfigurationError(_NO_FILE)
         if _LIKE_A_URL.match(location):
             raise ConfigurationError(
                 "the database is neither a path nor a URL: write postgresql+psycopg://host/database"
@@ -88,8 +93,8 @@ def _for_asyncpg(url: URL) -> URL:
 
 
 def _file_of(url: URL) -> Path:
-    if not url.database or url.database == ":memory:":
-        raise ConfigurationError("a queue needs a file: an in-memory database can't be shared or survive")
+    if not url.database or url.database == _IN_MEMORY:
+        raise ConfigurationError(_NO_FILE)
     return _usable(url.database)
 
 
@@ -98,7 +103,8 @@ def _usable(path: str) -> Path:
     try:
         path.encode()
         found = Path(path).expanduser().absolute()
-        found.is_file()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            found.stat()
     except UnicodeEncodeError:
         raise ConfigurationError(f"{path!r} can't be the name of a database: it is not UTF-8") from None
     except (OSError, ValueError, RuntimeError) as error:

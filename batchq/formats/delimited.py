@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from batchq.errors import UsageError
 from batchq.formats.columns import check_columns, id_column, prompt_column
+from batchq.formats.lines import MAX_LINE_BYTES, TOO_LONG
 from batchq.formats.prompts import Prompts
-from batchq.formats.rows import BadRow, Ids, ReadOptions, Row, RowError, Rows, bad_utf8, bare, checked_prompt
+from batchq.formats.rows import BadRow, Ids, ReadOptions, Row, RowError, Rows, bad_utf8, bare, checked_prompt, names
 from batchq.jobs import Json
 
 _MAX_FIELD = 2**31 - 1  # the most that every platform takes
-_MAX_OPEN_QUOTE = 32 << 20
+_SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
+_MAX_OPEN_QUOTE = MAX_LINE_BYTES
 
 
 def read_delimited(
@@ -54,6 +56,7 @@ class _Columns:
 
     def __init__(self, name: str, header: Sequence[str], options: ReadOptions, prompts: Prompts) -> None:
         check_columns(name, header, options)
+        _refuse_other_separators(name, header, options)
         self._header = header
         self._prompts = prompts
         self._prompt_name = prompt_column(name, header, options)
@@ -75,6 +78,18 @@ class _Columns:
         if self._id is None or self._id_name is None:
             return Row(line, None, payload)
         return Row(line, self._ids.take({self._id_name: record[self._id]}), payload)
+
+
+def _refuse_other_separators(name: str, header: Sequence[str], options: ReadOptions) -> None:
+    """Raise UsageError where a single column looks like several: they would be asked as one prompt."""
+    if len(header) > 1 or options.prompt_field is not None or options.template is not None:
+        return
+    found = next((sign for sign in ";\t,|" if sign in header[0]), None)
+    if found is not None:
+        raise UsageError(
+            f"{name} has one column, {names(header)}: its fields seem to be separated by {_SEPARATORS[found]}. Save it"
+            " with commas (.csv) or tabs (.tsv); --prompt-field names the column if that is its name"
+        )
 
 
 class _Records:
@@ -132,6 +147,8 @@ class _Records:
             self._line += 1
             size = size + len(raw) if self._raws else len(raw)
             self._raws.append(raw)
+            if len(raw) > MAX_LINE_BYTES:
+                raise UsageError(f"{self._name}:{self._line}: {TOO_LONG}")
             if size > _MAX_OPEN_QUOTE and len(self._raws) > 1:
                 raise UsageError(
                     f"{self._name}, line {self.start}: a quoted field is not closed within"

@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 from batchq.errors import UsageError
 from batchq.formats.columns import check_columns
+from batchq.formats.lines import text_lines
 from batchq.formats.reading import format_of
 from batchq.formats.rendering import Column
 from batchq.formats.rows import PROMPT_COLUMN, ReadOptions, RowError, bad_utf8, bare, kind_name
 from batchq.jobs import Json
 
 _MAX_FIELD: Final = 2**31 - 1  # the most that every platform takes
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 class FieldRow(NamedTuple):
@@ -50,11 +49,11 @@ def _read(path: Path, options: ReadOptions, on_columns: OnColumns) -> Iterator[F
     try:
         with path.open("rb") as file:
             if input_format == "jsonl":
-                yield from _read_jsonl(_without_bom(file), path)
+                yield from _read_jsonl(text_lines(file, str(path)), path)
             elif input_format == "txt":
-                yield from _read_text(_without_bom(file), path)
+                yield from _read_text(text_lines(file, str(path)), path)
             else:
-                records = _Records(_without_bom(file), path, "," if input_format == "csv" else "\t")
+                records = _Records(text_lines(file, str(path)), path, "," if input_format == "csv" else "\t")
                 yield from records.read(options, on_columns)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
@@ -168,9 +167,3 @@ class _Records:
                 yield raw.decode()
             except UnicodeDecodeError as error:
                 raise bad_row(self._path, self._line, bad_utf8(error)) from None
-
-
-def _without_bom(file: Iterable[bytes]) -> Iterator[bytes]:
-    lines = iter(file)
-    first = next(lines, None)
-    return iter(()) if first is None else chain((first.removeprefix(_BOM),), lines)

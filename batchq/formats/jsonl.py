@@ -6,9 +6,11 @@ The first good row decides which of the four a file holds.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn
 
+from batchq.formats.lines import bounded
 from batchq.formats.messages import checked_messages
 from batchq.formats.prompts import Prompts
 from batchq.formats.rows import (
@@ -25,12 +27,14 @@ from batchq.formats.rows import (
     checked_prompt,
     fields_of,
     kind_name,
+    names,
 )
 from batchq.jobs import Json
 from batchq.request import CHAT, KNOWN_URLS
 
 MAX_DEPTH = 200  # leaves room for the encoders that meet the value later, deeper in the stack
 _JSON_SPACE = " \t\r\n"
+_ONE_PER_LINE = "; JSON Lines have one whole value per line: `jq -c '.[]'` makes them of an array, `jq -c .` of objects"
 _TOO_DEEP = f"JSON nested too deep: more than {MAX_DEPTH} levels"
 
 # What a file's rows are. (An Enum's members cost more to look up than a row takes to read.)
@@ -52,7 +56,7 @@ def read_jsonl(lines: Iterable[bytes], options: ReadOptions, prompts: Prompts) -
             found = True
             if only is not None and line not in only:
                 continue
-            row = take(line, _parse(raw))
+            row = take(line, _parse(bounded(raw)))
         except UnicodeDecodeError as error:
             row = BadRow(line, bad_utf8(error), bare(raw))
         except RowError as error:
@@ -133,7 +137,7 @@ class _Reader:
         if body.get("stream"):
             raise RowError('`body` asks for a stream; leave out `"stream": true`')
         model = body.pop("model", None)
-        if model is not None and not (isinstance(model, str) and model):
+        if model is not None and not (isinstance(model, str) and model.strip() and model.isprintable()):
             raise RowError("`model` in the body is not the name of a model")
         if url == CHAT:
             checked_messages(body.get("messages"))
@@ -176,7 +180,8 @@ def _kind_by_name(row: Mapping[str, Json]) -> int:
 
 
 def _refuse(value: Json) -> NoReturn:
-    raise RowError(f"the line is {kind_name(value)}, not an object or a string")
+    hint = _ONE_PER_LINE if isinstance(value, list) else ""
+    raise RowError(f"the line is {kind_name(value)}, not an object or a string{hint}")
 
 
 def _finite(text: str) -> float:
@@ -190,7 +195,16 @@ def _not_json(name: str) -> NoReturn:
     raise RowError(f"not valid JSON: {name} is not a JSON value")
 
 
-_decoder = json.JSONDecoder(parse_constant=_not_json, parse_float=_finite)
+def _without_doubles(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    """Return an object. Raises RowError where two members have one name: nobody knows which is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        doubled = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise RowError(f"{names([doubled])} stands in one object more than once: keep one")
+    return found
+
+
+_decoder = json.JSONDecoder(parse_constant=_not_json, parse_float=_finite, object_pairs_hook=_without_doubles)
 _decode_at = _decoder.raw_decode
 
 
@@ -204,7 +218,7 @@ def _parse(raw: bytes) -> Json:
             value = _parse_anyhow(text)
     except ValueError:
         value = _parse_anyhow(text)
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _too_deep(value):
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and too_deep(value):
         raise RowError(_TOO_DEEP)
     return value
 
@@ -214,13 +228,15 @@ def _parse_anyhow(text: str) -> Json:
     try:
         value: Json = _decoder.decode(text.rstrip(_JSON_SPACE))
     except json.JSONDecodeError as error:
-        raise RowError(f"not valid JSON: {error.msg} (column {error.pos + 1})") from None
+        hint = _ONE_PER_LINE if text.strip() in {"[", "{"} else ""
+        raise RowError(f"not valid JSON: {error.msg} (column {error.pos + 1}){hint}") from None
     except ValueError as error:  # an integer of more digits than Python converts
         raise RowError("not valid JSON for a request: a number has too many digits") from error
     return value
 
 
-def _too_deep(value: Json) -> bool:
+def too_deep(value: Json) -> bool:
+    """Whether a value is nested deeper than MAX_DEPTH."""
     level: list[Json] = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from batchq.errors import UsageError
 from batchq.formats.delimited import delimited_lines, read_delimited
 from batchq.formats.jsonl import jsonl_lines, read_jsonl
+from batchq.formats.lines import text_lines
 from batchq.formats.parquet import parquet_lines, read_parquet
 from batchq.formats.prompts import Prompts
 from batchq.formats.rows import BadRow, ReadOptions, Row, Rows
@@ -29,7 +29,6 @@ _BY_EXTENSION = {
     ".pq": "parquet",
 }
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
-_BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
 
 
@@ -55,11 +54,11 @@ def row_lines(path: Path, options: ReadOptions, *, name: str | None = None) -> I
         if input_format == "parquet":
             yield from parquet_lines(path, name=shown)
         elif input_format == "jsonl":
-            yield from jsonl_lines(_without_bom(file))
+            yield from jsonl_lines(text_lines(file, shown))
         elif input_format == "txt":
-            yield from (line for line, _ in enumerate(file, 1))
+            yield from (line for line, _ in enumerate(text_lines(file, shown), 1))
         else:
-            yield from delimited_lines(_without_bom(file), name=shown, delimiter=_DELIMITERS[input_format])
+            yield from delimited_lines(text_lines(file, shown), name=shown, delimiter=_DELIMITERS[input_format])
 
 
 def format_of(path: Path, options: ReadOptions) -> str:
@@ -95,7 +94,7 @@ def _read(input_format: str, path: Path, file: BinaryIO, options: ReadOptions, n
     prompts = Prompts(options, path.parent)
     if input_format == "parquet":
         return read_parquet(path, options, prompts, name=name)
-    lines = _without_bom(file)
+    lines = text_lines(file, name)
     if input_format == "jsonl":
         return read_jsonl(lines, options, prompts)
     if input_format == "txt":
@@ -117,9 +116,3 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
         raise UsageError(f"{name} can't be read: this user has no permission; check its mode") from None
     except OSError as error:
         raise UsageError(f"{name} can't be read: {error.strerror or error}") from error
-
-
-def _without_bom(file: Iterable[bytes]) -> Iterator[bytes]:
-    lines = iter(file)
-    first = next(lines, None)
-    return lines if first is None else chain((first.removeprefix(_BOM),), lines)

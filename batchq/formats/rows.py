@@ -108,7 +108,7 @@ class Ids:
 
     def _checked(self, value: object) -> str:
         if type(value) is int:
-            return str(value)
+            value = str(value)
         if not isinstance(value, str):
             raise RowError(f"`{self._field}` is {kind_name(value)}, not a string")
         if not value:

@@ -23,7 +23,7 @@ class PromptTemplate:
     The name `row` stands for all fields, for names that are no identifiers: `{{ row["Review Text"] }}`.
     """
 
-    __slots__ = ("_template", "fields", "is_constant", "name")
+    __slots__ = ("_passes", "_template", "fields", "is_constant", "name")
 
     def __init__(self, source: str, name: str = "--prompt") -> None:
         """Compile a template that messages call `name`; raise UsageError for one that can't be.
@@ -39,6 +39,7 @@ class PromptTemplate:
         try:
             self.fields = _fields(source, name, environment)
             self._template = environment.from_string(source)
+            self._passes = environment.passes
         except TemplateSyntaxError as error:
             place = name if name.startswith("-") and error.lineno == 1 else f"{name}:{error.lineno}"
             raise UsageError(f"{place}: the template is not valid Jinja2: {error.message}") from None
@@ -78,6 +79,7 @@ class PromptTemplate:
     def _rendered(self, row: Mapping[str, object]) -> str:
         if WHOLE_ROW in self.fields and WHOLE_ROW not in row:
             row = {**row, WHOLE_ROW: row}
+        self._passes.start()
         parts: list[str] = []
         size = 0
         for part in self._template.generate(row):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from batchq.formats.lines import bounded
 from batchq.formats.prompts import Prompts
 from batchq.formats.rows import PROMPT_COLUMN, BadRow, ReadOptions, Row, RowError, Rows, bad_utf8, bare, checked_prompt
 
@@ -18,6 +19,7 @@ def read_text(lines: Iterable[bytes], options: ReadOptions, prompts: Prompts) ->
             continue
         row: Row | BadRow
         try:
+            bounded(raw)
             prompt = checked_prompt(content.decode(), PROMPT_COLUMN)
             found = True
             payload = prompt if prompts.is_plain else prompts.payload({PROMPT_COLUMN: prompt}, PROMPT_COLUMN)
@@ -26,6 +28,7 @@ def read_text(lines: Iterable[bytes], options: ReadOptions, prompts: Prompts) ->
             found = True
             row = BadRow(line, bad_utf8(error), content)
         except RowError as error:
+            found = found or bool(content.strip())
             row = BadRow(line, str(error), content)
         yield row
     return found

@@ -67,7 +67,8 @@ class Batch:
 
     `settings` is the shared part of the request: `system`, `params` (merged into the body), `schema`
     (what answers must be, sent along as `response_format`) and `url` (the path of the API,
-    `/v1/chat/completions` when absent).
+    `/v1/chat/completions` when absent). `fault` says what something else than batchq has made of the row: nothing
+    of it can be asked then.
     """
 
     id: int
@@ -90,6 +91,7 @@ class Batch:
     allow_truncated: bool = False
     keep_response: bool = False
     synchronised: bool = False
+    fault: str | None = None
 
     def has_spent(self, cost: int | None, priced: int, unpriced: int) -> bool:
         """Whether `cost` nano-dollars, told by `priced` answers, use up the budget.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NoReturn, cast
 
+from batchq.errors import DamagedRow
 from batchq.jobs.batch import Batch, JobState, Json
 from batchq.jobs.outcome import Usage
 
@@ -42,12 +43,30 @@ class Result:
     @property
     def value(self) -> Json:
         """The answer itself; None where there is none."""
-        return None if self.result is None else cast("Json", json.loads(self.result))
+        return self._decoded("result", self.result)
 
     @property
     def prompt(self) -> Json:
         """What was asked, as the input had it; None where it was not read along."""
-        return None if self.payload is None else cast("Json", json.loads(self.payload))
+        return self._decoded("payload", self.payload)
+
+    def refuse_damaged(self) -> None:
+        """Raise DamagedRow where what should be JSON is none: something else than batchq has changed it."""
+        for column in ("result", "payload", "response", "meta"):
+            self._decoded(column, getattr(self, column))
+
+    def _decoded(self, column: str, text: str | None) -> Json:
+        try:
+            return None if text is None else cast("Json", json.loads(text, parse_constant=_refuse_constant))
+        except (ValueError, RecursionError) as error:
+            raise DamagedRow(
+                f"the job at position {self.position} can't be read: its {column} is not JSON ({error});"
+                " something else than batchq has changed the database"
+            ) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no {name}")
 
 
 @dataclass(frozen=True, slots=True)

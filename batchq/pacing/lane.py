@@ -234,6 +234,27 @@ def prove(state: LaneState, epoch: int, now: int) -> LaneState:
     return replace(reopen(state), proved_at=now)
 
 
+def set_back(state: LaneState, now: int, by: int) -> LaneState:
+    """Return the lane with its times moved by as much as the clock was set back: waits last no longer for it."""
+
+    def waits(at: int | None) -> int | None:
+        return at if at is None or at <= now else at - by
+
+    def passed(at: int | None) -> int | None:
+        return None if at is None else min(at, now)
+
+    return replace(
+        state,
+        refilled_at=min(state.refilled_at, now),
+        resumed_at=min(state.resumed_at, now),
+        cut_at=passed(state.cut_at),
+        halted_at=passed(state.halted_at),
+        proved_at=passed(state.proved_at),
+        paused_until=waits(state.paused_until),
+        probe_at=waits(state.probe_at),
+    )
+
+
 def forget(state: LaneState) -> LaneState:
     """Return the lane without what its 429s taught, their pause included; limits and a halt stay."""
     fresh = LaneState(state.name, state.worker, state.base_url, state.model)

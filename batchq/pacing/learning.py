@@ -42,6 +42,8 @@ _GROW_FIRST, _GROW_BACK, _GROW_NEAR = 1.0, 0.02, 0.004
 _PATIENCE_SECONDS = 10.0
 # Well beyond the last 429, with none since, it was no limit that stands: more may start at once too.
 _BEYOND, _BURST_GROWTH = 1.2, 0.1
+# Where calls wait for the rate, one starts at least so often.
+_GAP_MS, _GAP_CALLS = 10_000, 10
 # A call that starts within so many ms, or calls' worth of time, of the moment it may, has waited for it.
 _PROMPT_MS, _PROMPT_CALLS = 20, 2
 
@@ -49,12 +51,14 @@ _PROMPT_MS, _PROMPT_CALLS = 20, 2
 def refill(state: LaneState, passed: int) -> LaneState:
     """Return the lane with what its learned rate brings in `passed` ms.
 
-    Time in which nobody wanted more than there was is no part of an episode: it teaches nothing.
+    Time in which nobody wanted more than there was is no part of an episode: it teaches nothing. Nor does a gap in
+    which nobody started a call that could: machines slept, or the clock was set forward.
     """
     rate = state.learned_rate
     if rate is None:
         return state
-    idle = 0 if state.saturated else passed
+    gap = passed > max(_GAP_MS, _GAP_CALLS * 1000 / rate)
+    idle = passed if gap or not state.saturated else 0
     most = max(1.0, min(rate * BURST_SECONDS, state.learned_burst), state.learned_left)
     left = min(most, state.learned_left + passed / 1000 * rate)
     return replace(state, learned_left=left, resumed_at=state.resumed_at + idle)

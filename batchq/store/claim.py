@@ -200,9 +200,10 @@ def claim_share(tx: Transaction, book: LaneBook, due: Sequence[AnyRow], share: S
         halted = lane is not None and lane.halted_at is not None
         wanted = 1 if halted else -(-free // peers)
         taken = _claim_within(tx, book, row, wanted, share, tally)
-        if lane is not None and halted and taken:
+        drawn = book.get(row.lane)
+        if drawn is not None and halted and taken:
             probed.add(row.lane)
-            book.put(replace(lane, probe_at=tx.now + PROBE_EVERY_MS))
+            book.put(replace(drawn, probe_at=tx.now + PROBE_EVERY_MS))
         share.suspects = share.suspects and not any(claim.is_suspect for claim in taken)
         claims += taken
     return claims

@@ -145,6 +145,11 @@ def _refuse_ended(found: Batch) -> None:
 
 def refuse_other_settings(found: Batch, new: NewBatch) -> None:
     """Raise BatchConflict, naming the differences, where a batch makes other requests than `new` asks for."""
+    if found.fault is not None:
+        raise BatchConflict(
+            f"the row of batch {found.name!r} in the database can't be read: {found.fault}."
+            " Mend it, or give this one another name with --batch"
+        )
     pairs = {
         "worker": (found.worker, new.worker),
         "endpoint": (found.endpoint, new.endpoint),

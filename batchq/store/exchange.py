@@ -7,7 +7,7 @@ transaction. While it commits, more outcomes gather: the batching adapts by itse
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchq.database import Transaction
 from batchq.database.dialect import after_waiting, locks_rows
@@ -19,6 +19,7 @@ from batchq.store.find import BATCHES_PER_EXCHANGE, AnyRow, find_due, next_wake_
 from batchq.store.lanes import LaneBook, act_on_lanes, blame
 from batchq.store.locks import lock_jobs
 from batchq.store.runners import beat
+from batchq.store.set_back import heed_set_back
 from batchq.store.settle import renew, write_settlements
 from batchq.store.tally import Tally
 
@@ -31,7 +32,8 @@ class ExchangeRequest:
     """What a runner brings to an exchange.
 
     `held` is all it runs or has not settled. `expired_too` is off for a while after a gap without an
-    exchange: whoever slept should let the others renew first. `adopt` asks for claims whose commit
+    exchange: whoever slept should let the others renew first. So it is where the database's clock shows more than
+    `clock_by`: it was set forward, and leases seem to have ended. `adopt` asks for claims whose commit
     was never confirmed. `beat` asks to be seen. `holds_suspect` says that a suspect is in hand (see
     `Claim.is_suspect`): no other is claimed then.
     """
@@ -41,6 +43,7 @@ class ExchangeRequest:
     held: Sequence[Held]
     wants: Wants
     expired_too: bool = True
+    clock_by: int | None = None
     adopt: bool = False
     beat: bool = False
     holds_suspect: bool = False
@@ -55,6 +58,7 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
     """Look for work without the write lock; None when there is some to claim."""
     if request.wants.slots <= 0:
         return Exchanged(tx.now)
+    request = _heed_clock(tx, request)
     book = LaneBook(tx, locking=False)
     offer = _find_offer(tx, book, request, suspects=not request.holds_suspect)
     if any(row.opened and (row.due or request.expired_too) for row in offer.due):
@@ -64,25 +68,26 @@ def look(tx: Transaction, request: ExchangeRequest) -> Exchanged | None:
 
 def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     """Settle, claim and renew; whatever has to be waited for is waited for before anything is granted."""
+    if request.beat:
+        heed_set_back(tx)
+    request = _heed_clock(tx, request)
     tally, book = Tally(), LaneBook(tx)
     renewals = [item for item in request.held if item.renew]
     _lock_held(tx, request, renewals)
     settled, late = write_settlements(tx, blame(LaneBook(tx, locking=False), request.settlements), tally)
     act_on_lanes(book, tx.now, settled)
-    # A pause or a halt of this very moment holds for the claims below, and so does what was just spent.
+    # A pause or a halt of this very moment holds for the claims below.
     book.save()
-    if any(item.ended.claim.batch.budget is not None for item in settled):
-        tally.write(tx, request.runner.id)
+    # Before calls in flight are counted: whose lease had run out is one of them again.
+    lost = renew(tx, renewals, request.runner.lease_ms)
     adopted: list[Claim] = []
     if request.adopt:
         adopted = adopt(tx, request.runner, {item.job_id for item in request.held}, request.wants)
     offer = None
     if request.wants.slots > len(adopted):
         suspects = not (request.holds_suspect or any(claim.is_suspect for claim in adopted))
-        offer = _find_offer(tx, book, request, suspects=suspects)
-    tx = after_waiting(tx)
-    book.go_on(tx)
-    lost = renew(tx, renewals, request.runner.lease_ms)
+        offer = _find_affordable(tx, book, request, tally, suspects=suspects)
+    tx = _go_on(tx, book, renewals, request.runner.lease_ms)
     taken, wake_in_ms = _take(tx, book, request, offer, adopted, tally) if offer is not None else ([], None)
     book.save()
     tally.write(tx, request.runner.id)
@@ -90,6 +95,21 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     concurrency = beat(tx, request.runner, len(request.held) + len(claims)) if request.beat else None
     to_open = () if offer is None else unopened(offer.due)
     return Exchanged(tx.now, claims, lost, to_open, wake_in_ms, late, concurrency)
+
+
+def _heed_clock(tx: Transaction, request: ExchangeRequest) -> ExchangeRequest:
+    """Return the request without expired jobs where the clock was set forward: who holds them could not renew."""
+    set_forward = request.clock_by is not None and tx.now > request.clock_by
+    return replace(request, expired_too=False) if set_forward else request
+
+
+def _go_on(tx: Transaction, book: LaneBook, renewals: Sequence[Held], lease_ms: int) -> Transaction:
+    """Return the transaction at its time after all waiting; leases begin then, too."""
+    later = after_waiting(tx)
+    book.go_on(later)
+    if later.now > tx.now:
+        renew(later, renewals, lease_ms)
+    return later
 
 
 def _take(
@@ -133,6 +153,17 @@ def _find_offer(tx: Transaction, book: LaneBook, request: ExchangeRequest, *, su
         shut |= full
         if not full or len(due) < BATCHES_PER_EXCHANGE:
             return _Offer([row for row in due if row.lane not in full], frozenset(shut), suspects)
+
+
+def _find_affordable(
+    tx: Transaction, book: LaneBook, request: ExchangeRequest, tally: Tally, *, suspects: bool
+) -> _Offer:
+    """Look for work; what this very transaction has spent counts too, where there is a budget by now."""
+    offer = _find_offer(tx, book, request, suspects=suspects)
+    if any(row.budget is not None and tally.has_spent(row.id) for row in offer.due):
+        tally.write(tx, request.runner.id)
+        offer = _find_offer(tx, book, request, suspects=suspects)
+    return offer
 
 
 def _wake_in_ms(tx: Transaction, book: LaneBook, request: ExchangeRequest, offer: _Offer) -> int | None:

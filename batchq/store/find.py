@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -34,8 +34,9 @@ from sqlalchemy import (
 
 from batchq.database import Transaction
 from batchq.database.dialect import json_list, json_rows, on_sqlite
-from batchq.jobs import SUSPECT_LOSSES, UNKNOWN_COST_ANSWERS, Batch, BatchState, Json, Serving, Wants
+from batchq.jobs import SUSPECT_LOSSES, UNKNOWN_COST_ANSWERS, Batch, BatchState, Serving, Wants
 from batchq.schema import CLAIMABLE, LIVE_STATES, batches, jobs, lanes, tallies
+from batchq.store.damage import settings_of, sound_values
 
 BATCHES_PER_EXCHANGE = 8
 
@@ -221,8 +222,8 @@ def next_wake_ms(
     """
     statement = wake_statement(narrowed=wants.batch_ids is not None, suspects=suspects)
     row = tx.connection.execute(statement, _parameters(tx, wants, shut)).one()
-    times = [row.due] if row.due is not None else []
-    if row.expiry is not None and (expired_too or row.expiry > tx.now):
+    times = [row.due] if isinstance(row.due, int) else []
+    if isinstance(row.expiry, int) and (expired_too or row.expiry > tx.now):
         times.append(row.expiry)
     return max(0, min(times) - tx.now) if times else None
 
@@ -232,33 +233,19 @@ def unopened(due: Iterable[AnyRow]) -> tuple[Serving, ...]:
     return tuple({Serving(row.worker, row.endpoint, row.base_url, opened=False) for row in due if not row.opened})
 
 
-@lru_cache(maxsize=1024)
-def _settings(text: str) -> dict[str, Json]:
-    found: dict[str, Json] = json.loads(text)
-    return found
-
-
 def batch_from(row: AnyRow) -> Batch:
     """Build the value from a row that has all columns of `batches`."""
+    settings, unreadable = settings_of(row.settings)
+    values, odd = sound_values(row._mapping)  # noqa: SLF001 - the public name of it, for all its underscore
     return Batch(
         id=row.id,
-        name=row.name,
-        worker=row.worker,
-        endpoint=row.endpoint,
-        model=row.model,
-        settings=_settings(row.settings),
-        priority=row.priority,
-        max_attempts=row.max_attempts,
-        call_timeout_ms=row.call_timeout_ms,
-        budget=row.budget,
+        settings=settings,
         state=BatchState(row.state),
-        size=row.size,
-        created_at=row.created_at,
-        enqueue_until=row.enqueue_until,
-        sealed_at=row.sealed_at,
         source=row.source,
         allow_unknown_cost=row.allow_unknown_cost,
         allow_truncated=row.allow_truncated,
         keep_response=row.keep_response,
         synchronised=row.synchronised,
+        fault=unreadable or odd,
+        **values,
     )

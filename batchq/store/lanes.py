@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, replace
+from types import NoneType
 from typing import Any
 
-from sqlalchemy import BigInteger, CursorResult, Text, bindparam, cast, func, select
+from sqlalchemy import BigInteger, CursorResult, RowMapping, Text, bindparam, cast, func, select
 
 from batchq.database import Transaction
 from batchq.database.dialect import insert_missing, json_list, lock_order, locks_rows, upsert
@@ -20,10 +21,13 @@ from batchq.jobs import Answered, Batch, Lane
 from batchq.pacing import LaneState, Limits, lane
 from batchq.schema import jobs, lanes
 from batchq.settlement import MOST_HALTS, Settlement, condemn, may_be_its_own
+from batchq.store.damage import refuse_odd
 from batchq.store.find import AMONG_LIVE, INFLIGHT, live_batches, now_ms
 
 _FIELDS = tuple(field.name for field in fields(LaneState))
 _STATES = select(*(lanes.c[name] for name in _FIELDS))
+_NUMBERS = tuple(name for name in _FIELDS if not isinstance(lanes.c[name].type, Text))
+_NUMBER = frozenset({int, float, bool, NoneType})
 _SOME = _STATES.where(lanes.c.name.in_(json_list("names", Text()))).order_by(lock_order(lanes.c.name))
 _SOME_LOCKED = _SOME.with_for_update()
 _SOME_FREE = _SOME.with_for_update(skip_locked=True)
@@ -258,7 +262,13 @@ def reopen(tx: Transaction, *, worker: str | None = None, model: str | None = No
 
 def probe_now(tx: Transaction) -> None:
     """Let halted lanes try one job at once: somebody just started a runner, so the cause may be gone."""
-    _save(tx, [replace(state, probe_at=tx.now) for state in _all_states(tx, locking=True) if state.halted_at])
+    change_lanes(tx, lambda state: replace(state, probe_at=tx.now) if state.halted_at else state)
+
+
+def change_lanes(tx: Transaction, change: Callable[[LaneState], LaneState]) -> None:
+    """Put what `change` makes of each lane in its place."""
+    changed = [(state, change(state)) for state in _all_states(tx, locking=True)]
+    _save(tx, [after for before, after in changed if after != before])
 
 
 def set_limits(tx: Transaction, identity: LaneState, limits: Limits, *, forget: bool = False) -> Lane:
@@ -282,13 +292,20 @@ def read_lanes(tx: Transaction, *, counted: bool = True) -> tuple[Lane, ...]:
 
 
 def _by_name(found: CursorResult[*tuple[Any, ...]]) -> dict[str, LaneState]:
-    return {row["name"]: LaneState(**row) for row in found.mappings().all()}
+    return {row["name"]: _state(row) for row in found.mappings().all()}
 
 
 def _all_states(tx: Transaction, *, locking: bool) -> list[LaneState]:
     statement = _STATES.order_by(lanes.c.name)
     rows = tx.connection.execute(statement.with_for_update() if locking else statement).mappings().all()
-    return [LaneState(**row) for row in rows]
+    return [_state(row) for row in rows]
+
+
+def _state(row: RowMapping) -> LaneState:
+    """Build the value. Raises DamagedRow where somebody has made of a number something else: no limit would hold."""
+    if not _NUMBER.issuperset(type(row[name]) for name in _NUMBERS):
+        refuse_odd(f"the lane {row['name']} in the table `lanes`", ((name, row[name], _NUMBER) for name in _NUMBERS))
+    return LaneState(**row)
 
 
 def _save(tx: Transaction, states: list[LaneState]) -> None:

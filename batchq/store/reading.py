@@ -25,6 +25,7 @@ from batchq.jobs import (
 )
 from batchq.store import adding, audit, enqueue, finished, operate, results, runners, unfinished
 from batchq.store.audit import Audit
+from batchq.store.damage import naming
 from batchq.store.lanes import read_lanes
 
 PAGE_ROWS = 500
@@ -141,16 +142,16 @@ class Reading:
         `unique` leaves out those that follow another one.
         """
         while True:
-            page = await self._database.read(
-                partial(
-                    results.read_results,
-                    batch_id=batch.id,
-                    after=after,
-                    limit=page_rows,
-                    with_prompt=with_prompt,
-                    unique=unique,
-                )
+            body = partial(
+                results.read_results,
+                batch_id=batch.id,
+                after=after,
+                limit=page_rows,
+                with_prompt=with_prompt,
+                unique=unique,
             )
+            with naming(batch):
+                page = await self._database.read(body)
             for result in page:
                 yield result
             if len(page) < page_rows:
@@ -167,11 +168,13 @@ class Reading:
         being committed is left for the next time.
         """
         body = partial(finished.read_finished, batch_id=batch.id, place=place, limit=page_rows, running=running)
-        return await self._database.read(body)
+        with naming(batch):
+            return await self._database.read(body)
 
     async def job(self, batch: Batch, position: int) -> tuple[Result, list[Attempt]] | None:
         """Return one job with its attempts; None if there is no such position."""
-        return await self._database.read(partial(results.read_job, batch_id=batch.id, position=position))
+        with naming(batch):
+            return await self._database.read(partial(results.read_job, batch_id=batch.id, position=position))
 
     async def errors(self, batch: Batch) -> list[ErrorGroup]:
         """Return the batch's failures by class, with an example each."""

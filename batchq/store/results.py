@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ColumnElement, ScalarSelect, cast, func, null, select
+from types import NoneType
+
+from sqlalchemy import BigInteger, ColumnElement, ScalarSelect, Text, cast, func, null, select
 
 from batchq.database import Transaction
+from batchq.errors import DamagedRow
 from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, Usage
 from batchq.schema import FAILED, attempts, batches, jobs
+from batchq.store.damage import as_text, refuse_odd
 from batchq.store.enqueue import find_batch
 from batchq.store.find import AMONG_LIVE, INFLIGHT, PENDING, AnyRow, AnySelect, last_lease, next_time
 from batchq.store.followers import LEADER, read_through
@@ -29,6 +33,9 @@ _RESULT_COLUMNS = (
 _WITHOUT_PROMPT = (*_RESULT_COLUMNS[:-1], null().label("payload"))
 
 
+# What a column may hold; a follower whose leader has been purged has nothing at all.
+_TEXT = frozenset({str, NoneType})
+_NUMBER = frozenset({int, NoneType})
 _WEIGHT = cast(func.sum(1 + jobs.c.followers), BigInteger)
 
 
@@ -142,7 +149,8 @@ def read_errors(tx: Transaction, batch_id: int) -> list[ErrorGroup]:
         example = tx.connection.execute(
             select(jobs.c.error).where(jobs.c.batch_id == batch_id, jobs.c.position == group.first)
         ).scalar_one()
-        found.append(ErrorGroup(group.error_class or "unknown", group.jobs, group.first, example or ""))
+        error_class, told = as_text(group.error_class or "unknown"), as_text(example or "")
+        found.append(ErrorGroup(error_class, group.jobs, group.first, told))
     return found
 
 
@@ -164,6 +172,10 @@ def result_of(row: AnyRow) -> Result:
         input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost, cost_source, response, finished_at,
         leader, payload, *_others,
     ) = row  # fmt: skip
+    texts = (custom_id, result, error, error_class, finish_reason, meta, cost_source, response, payload)
+    numbers = (attempts, status, input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost, finished_at)
+    if not (_TEXT.issuperset(map(type, texts)) and _NUMBER.issuperset(map(type, numbers))):
+        _refuse_odd(row)
     return Result(
         position,
         custom_id,
@@ -186,7 +198,17 @@ def result_of(row: AnyRow) -> Result:
     )
 
 
+def _refuse_odd(row: AnyRow) -> None:
+    """Raise DamagedRow, naming the column."""
+    columns = zip(_RESULT_COLUMNS, row, strict=False)
+    kinds = ((column.name, value, _TEXT if isinstance(column.type, Text) else _NUMBER) for column, value in columns)
+    refuse_odd(f"the job at position {row.position}", kinds)
+
+
 def _attempt(row: AnyRow) -> Attempt:
+    numbers = (row.number, row.started_at, row.ended_at, row.status, row.cost, row.input_tokens, row.output_tokens)
+    if not _NUMBER.issuperset(map(type, numbers)):
+        raise DamagedRow("the log of the job can't be read: something else than batchq has changed the database")
     return Attempt(
         token=row.token,
         number=row.number,

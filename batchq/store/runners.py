@@ -11,7 +11,9 @@ from batchq.database import Transaction
 from batchq.database.dialect import json_list, upsert
 from batchq.jobs import RunnerIdentity, RunnerInfo
 from batchq.schema import batches, runners, tallies
+from batchq.store.damage import object_of
 from batchq.store.lanes import probe_now
+from batchq.store.set_back import heed_set_back
 from batchq.store.tally import PRODUCER, fold
 
 # A runner's tallies are folded when it has been silent for this many leases: it can't come back.
@@ -21,6 +23,7 @@ _KEEP_MS = 24 * 3_600_000
 
 def register(tx: Transaction, runner: RunnerIdentity) -> None:
     """Add a runner that starts, fold those that are gone, and let halted lanes probe."""
+    heed_set_back(tx)
     beat(tx, runner, 0)
     _take_over(tx, runner)
     probe_now(tx)
@@ -90,9 +93,9 @@ def read_urls(tx: Transaction, worker: str, endpoint: str) -> frozenset[str]:
     Empty where no runner ever did.
     """
     rows = tx.connection.execute(select(runners).order_by(runners.c.seen_at.desc())).all()
-    serving = [row for row in rows if worker in row.serves.split(",") and endpoint in json.loads(row.endpoints)]
+    serving = [row for row in rows if worker in row.serves.split(",") and endpoint in object_of(row.endpoints)]
     live = [row for row in serving if row.stopped_at is None and row.seen_at + row.lease_ms >= tx.now]
-    return frozenset(json.loads(row.endpoints)[endpoint] for row in (live or serving[:1]))
+    return frozenset(object_of(row.endpoints)[endpoint] for row in (live or serving[:1]))
 
 
 def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
@@ -108,7 +111,7 @@ def read_runners(tx: Transaction) -> tuple[RunnerInfo, ...]:
             concurrency=row.concurrency,
             in_flight=row.in_flight,
             serves=row.serves,
-            endpoints=json.loads(row.endpoints),
+            endpoints=object_of(row.endpoints),
             started_at=row.started_at,
             seen_at=row.seen_at,
             live=row.seen_at + row.lease_ms >= tx.now,

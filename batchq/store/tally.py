@@ -50,6 +50,11 @@ class Tally:
         deltas["estimated"] += (answer.cost or 0) if answer.cost_source == ESTIMATE else 0
         deltas["unpriced" if answer.cost is None else "priced"] += 1
 
+    def has_spent(self, batch_id: int) -> bool:
+        """Whether an answer to a job of a batch is among what is not written yet."""
+        deltas = self._batches.get(batch_id)
+        return deltas is not None and bool(deltas["priced"] or deltas["unpriced"])
+
     def write(self, tx: Transaction, runner: str) -> None:
         """Add the deltas to this writer's rows, and start with nothing changed again."""
         rows = [

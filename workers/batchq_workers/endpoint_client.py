@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from batchq.worker import ConfigurationError, Endpoint, is_loopback, is_openrouter
+from batchq.worker import ConfigurationError, Endpoint, is_loopback, is_openrouter, is_placeholder
 
 if TYPE_CHECKING:
     import httpx2
@@ -61,8 +61,11 @@ def redacted(text: str, key: str | None) -> str:
 
 
 def redacted_body(body: bytes, key: str | None) -> bytes:
-    """Return what came without the key: before anything is read out of it, or cut short in the midst of the key."""
-    if key is None or len(key) < _SHORTEST_KEY:
+    """Return what came without the key: before anything is read out of it, or cut short in the midst of the key.
+
+    A placeholder stays: it may be a word of the answer, or the name of one of its fields.
+    """
+    if key is None or is_placeholder(key):
         return body
     found = body.replace(key.encode(), b"[redacted]")
     return found.replace(key.replace("/", "\\/").encode(), b"[redacted]") if "/" in key else found

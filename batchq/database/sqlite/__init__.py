@@ -33,8 +33,9 @@ from batchq.errors import DatabaseBusy, DatabaseUnavailable, DataRefused, StoreE
 T = TypeVar("T")
 
 LOCKED_SECONDS = 5.0
-_RETRY_SECONDS = (0.0005, 0.002)
-_LONG_RETRY_SECONDS = (0.005, 0.05)
+# How long to wait between two tries at the most: at first, then this part of what was waited so far, up to a limit, so
+# that a crowd does not keep the one busy that it waits for.
+_RETRY_SECONDS, _RETRY_PART, _LONGEST_RETRY_SECONDS = 0.002, 0.05, 0.05
 _YIELD_SECONDS = (0.001, 0.020)
 _OPEN_PATIENCE = 30.0
 _READ = "BEGIN"
@@ -273,7 +274,8 @@ class _Wait:
             self._on_locked(f"{self._path} is locked by another process; waiting for it")
             self._on_locked = None
         # SQLite's own busy handler is not fair: it starved one of two processes for seconds.
-        await anyio.sleep(random.uniform(*(_RETRY_SECONDS if waited < LOCKED_SECONDS else _LONG_RETRY_SECONDS)))
+        longest = min(max(_RETRY_SECONDS, _RETRY_PART * waited), _LONGEST_RETRY_SECONDS)
+        await anyio.sleep(random.uniform(longest / 4, longest))
 
 
 def _roll_back(connection: Connection) -> None:

@@ -39,8 +39,8 @@ def require_file(path: Path, rules: Callable[[], FileRules], *, create: bool) ->
     if kind is not None and not rules().network:
         raise ConfigurationError(
             f"{path} is on a file system of the kind {kind}, which machines share and SQLite does not work on: it may"
-            " lose or damage the queue. Use a local disk, or PostgreSQL; --allow-network-fs takes the risk, where all"
-            " processes run on one machine"
+            " lose or damage the queue. Use a local disk, or PostgreSQL; --allow-network-fs takes the risk, or"
+            " BATCHQ_ALLOW_NETWORK_FS=1, where all processes run on one machine"
         )
     try:
         mode = path.stat().st_mode
