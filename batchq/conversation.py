@@ -10,7 +10,7 @@ import anyio
 
 from batchq import log
 from batchq.clock import Comparison, uptime
-from batchq.errors import DatabaseUnavailable, DataRefused
+from batchq.errors import DatabaseUnavailable, DataRefused, NotWritable
 from batchq.jobs import Ended, Exchanged, Failed, Held, Reason, RunnerIdentity, Wants
 from batchq.settlement import Settlement, settle
 from batchq.store import ExchangeRequest, Store
@@ -45,11 +45,13 @@ class Conversation:
         self._log = log.get_logger().bind(worker=runner.id[:8])
 
     async def register(self) -> None:
-        """Announce the runner; while the database is away, wait."""
+        """Announce the runner; while the database is away, wait. Raises NotWritable: no right comes by waiting."""
         outage = self._outage()
         while True:
             try:
                 await self._store.register(self._runner)
+            except NotWritable:
+                raise
             except DatabaseUnavailable as error:
                 await outage.wait(error)
             else:

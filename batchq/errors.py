@@ -16,6 +16,7 @@
     └── StoreError              1   the database refused
         ├── DatabaseBusy        1   another process holds the write lock
         ├── DatabaseUnavailable 1   the disk is full, the server is gone: it may come back
+        │   └── NotWritable     1   this user may read it, but not write it
         ├── DataRefused         1   a value can't be stored, whenever it is tried
         ├── DatabaseGone        1   the file was deleted or replaced while it was open
         ├── NotABatchqDatabase  1   the file belongs to something else, or is damaged
@@ -117,6 +118,10 @@ class DatabaseBusy(StoreError):
 
 class DatabaseUnavailable(StoreError):
     """The database can't be used at the moment (disk full, I/O error, server gone)."""
+
+
+class NotWritable(DatabaseUnavailable):
+    """The database can be read and not written: a right is missing, or was taken away."""
 
 
 class DataRefused(StoreError):

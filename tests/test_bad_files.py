@@ -10,11 +10,21 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
+import anyio
 import pytest
 from processes import bench
 from store_driver import Clock, Hand, fill, make_tables, open_queue
 
-from batchq.errors import BatchqError, ConfigurationError, DatabaseUnavailable, NoDatabase, NotABatchqDatabase
+from batchq.conversation import Conversation
+from batchq.errors import (
+    BatchqError,
+    ConfigurationError,
+    DatabaseUnavailable,
+    NoDatabase,
+    NotABatchqDatabase,
+    NotWritable,
+)
+from batchq.jobs import RunnerIdentity
 from batchq.store import open_store
 
 pytestmark = pytest.mark.anyio
@@ -195,6 +205,26 @@ async def test_missing_permissions_are_one_clear_error(tmp_path, modes, message,
                 await use_as_it_comes(path, create=create)
         finally:
             directory.chmod(0o755)
+
+
+@POSIX
+async def test_a_worker_that_may_read_and_not_write_ends_at_its_start(tmp_path):
+    """Of two users of one queue, the first to open it may have made a log that the other may only read."""
+    directory = tmp_path / "place"
+    directory.mkdir()
+    path = directory / "queue.db"
+    await queue(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE batches SET priority = 1")
+        directory.chmod(0o777)
+        for name, mode in {"queue.db": 0o666, "queue.db-shm": 0o666, "queue.db-wal": 0o444}.items():
+            (directory / name).chmod(mode)
+        with without_privileges(directory):
+            async with await open_store(str(path)) as store:
+                with anyio.fail_after(30), pytest.raises(NotWritable, match=PERMISSIONS):
+                    await Conversation(
+                        store, RunnerIdentity("second", "host", 1, 1, "echo", 60_000), lambda: 0
+                    ).register()
 
 
 async def use_as_it_comes(path: Path, *, create: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from batchq.errors import DatabaseUnavailable, DataRefused, NotABatchqDatabase
+from batchq.errors import DatabaseUnavailable, DataRefused, NotABatchqDatabase, NotWritable
 
 BUSY_CODES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 RESCUE = (
@@ -42,7 +42,7 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> Exception:
     if code in _DATA_CODES:
         return DataRefused(f"{path} refused a value: {text}")
     if code == sqlite3.SQLITE_READONLY:
-        return DatabaseUnavailable(
+        return NotWritable(
             f"{path} can't be written: {text}; this user must be allowed to write it, its -wal and -shm, and their"
             " directory"
         )
