@@ -39,10 +39,10 @@ async def test_a_stream_that_is_cancelled_twice_gives_back_what_runs(here, monke
     started, leaving, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
     usual = Runner._leave
 
-    async def slowly(self):
+    async def slowly(self, **how):
         leaving.set()
         await leave.wait()
-        await usual(self)
+        await usual(self, **how)
 
     async def hang(prompt: str) -> str:
         started.set()
