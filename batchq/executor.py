@@ -39,6 +39,7 @@ from batchq.structured import DEFAULT_SCHEMA_TRIES, SchemaMismatch, hold_to
 from batchq.worker import Handler, Request
 
 MESSAGE_LIMIT = 1_000
+_CLASS_LIMIT = 100
 TRUNCATED = "truncated"
 _LARGEST = 2**62
 # Of an error text: there may be megabytes of it, and all jobs would wait until it is searched for keys.
@@ -57,7 +58,7 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
         return Failed(Reason("bad_row", f"the stored prompt can't be read: {shorten(_text(error))}"))
     seconds = claim.batch.call_timeout_ms / 1000
     now = asyncio.get_running_loop().time  # anyio's clock, which anyio asks by way of several functions
-    scope = scope or anyio.CancelScope()
+    scope, task = scope or anyio.CancelScope(), _current_task()
     scope.deadline = deadline = now() + seconds
     failure: BaseException | None = None
     try:
@@ -70,8 +71,10 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
     except asyncio.CancelledError as error:
         _raise_if_surrounded()
         failure = error
-    except GeneratorExit:
-        raise
+    except GeneratorExit as error:
+        if _current_task() is not task:
+            raise  # this coroutine is being closed, and not by its worker
+        failure = error
     except BaseException as error:  # noqa: BLE001 - a SystemExit in a worker ends its job, not the process
         failure = error
     if scope.cancel_called:
@@ -95,6 +98,13 @@ def _fit_for_all(outcome: Outcome, request: Request) -> Outcome:
         sources += texts_in(json.loads(outcome.answer.result))
     message = without_quotes(outcome.reason.message, sources)
     return replace(outcome, reason=replace(outcome.reason, message=message))
+
+
+def _current_task() -> asyncio.Task[object] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs any more
+        return None
 
 
 def _raise_if_surrounded() -> None:
@@ -219,14 +229,14 @@ def _ended_by(batch: Batch, failure: BaseException | None) -> Outcome:
     text = shorten(_text(failure))
     if isinstance(failure, TimeoutError):
         return Retry(Reason("timeout", text or "the call timed out"), answer=_paid_for(batch, failure))
-    name = type(failure).__name__
+    name = _class_name(type(failure).__name__)
     return Retry(Reason(name, f"{name}: {text}" if text else name), answer=_paid_for(batch, failure))
 
 
 def _steered(batch: Batch, decision: steering.Steer) -> Outcome:
     answer = _paid_for(batch, decision)
     status = decision.status if isinstance(decision.status, int) and 0 <= decision.status < 1000 else None
-    error_class = shorten(str(decision.error_class)) if decision.error_class else decision.default_class
+    error_class = _class_name(decision.error_class) if decision.error_class else decision.default_class
     reason = Reason(error_class, shorten(_text(decision)) or type(decision).__name__, status)
     match decision:
         case steering.Reject() if error_class == TRUNCATED and answer is not None and batch.allow_truncated:
@@ -243,6 +253,11 @@ def _steered(batch: Batch, decision: steering.Steer) -> Outcome:
             return Retry(reason, _seconds(after), answer, at_most if isinstance(at_most, int) else None)
         case _:
             return Retry(reason, None, answer)
+
+
+def _class_name(name: object) -> str:
+    """Return a class of errors as databases can index it."""
+    return shorten(str(name))[:_CLASS_LIMIT]
 
 
 def _paid_for(batch: Batch, failure: BaseException | None) -> Answered | None:
@@ -267,5 +282,5 @@ def _seconds(after: object) -> float | None:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not take the other jobs down
+    except BaseException:  # noqa: BLE001 - a broken __str__ must not take the other jobs down
         return ""

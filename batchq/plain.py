@@ -26,7 +26,10 @@ def plain(value: object) -> Json:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(plain(key)): plain(item) for key, item in value.items()}
+        found = {key if isinstance(key, str) else str(plain(key)): plain(item) for key, item in value.items()}
+        if len(found) < len(value):
+            raise ValueError("two keys of a mapping are the same text")
+        return found
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple | set | frozenset):

@@ -23,7 +23,7 @@ from batchq.clock import uptime, watch_for_standstill
 from batchq.conversation import Conversation
 from batchq.database import Watcher
 from batchq.discovery import FoundWorker
-from batchq.errors import BatchqError, CannotGoOn, DatabaseGone, StoreError
+from batchq.errors import BatchqError, CannotGoOn, DamagedRow, DatabaseGone, StoreError
 from batchq.installed import installed_version
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
 from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
@@ -284,6 +284,8 @@ class Runner:
         try:
             return await look_ahead(self._store, self._workers, self._base_urls, self._options.batch_ids)
         except StoreError as error:  # the next exchange waits it out
+            if isinstance(error, DamagedRow) and self._options.until_empty:
+                raise  # that will not pass
             self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
             return None
 

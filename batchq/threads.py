@@ -96,8 +96,8 @@ class _Thread(Thread):
 def _call(function: Callable[[], T], future: asyncio.Future[T]) -> Callable[[], None]:
     try:
         return partial(_report, future, partial(future.set_result, function()))
-    except StopIteration as error:  # a future can't hold it, nor can a coroutine raise it
-        failure: BaseException = RuntimeError("the function raised StopIteration")
+    except (StopIteration, GeneratorExit) as error:  # a future can't hold the one, the other closes who awaits it
+        failure: BaseException = RuntimeError(f"the function raised {type(error).__name__}")
         failure.__cause__ = error
     except BaseException as error:  # noqa: BLE001 - it is raised where the call is awaited
         failure = error

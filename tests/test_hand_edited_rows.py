@@ -206,9 +206,10 @@ def test_what_can_not_be_is_refused_by_the_database(place, edited):
         edit(place, f"UPDATE jobs SET {edited} WHERE position = 1")
 
 
-def test_a_time_that_is_none_keeps_a_job_waiting_and_stops_nobody(place):
+def test_a_time_that_is_none_is_named_instead_of_waited_for(place):
     edit(place, "UPDATE jobs SET claimable_at = 'never' WHERE position = 1 AND batch_id = 1")
-    place.run("worker", "--until-empty")
+    assert "a: a job can't be read: its claimable_at is 'never'" in told(place, "worker", "--until-empty")
+    assert "its claimable_at is 'never'" in told(place, "status", "a")
     assert place.query("SELECT count(*) FROM jobs WHERE state = 'done'") == [(5,)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -16,12 +17,14 @@ import click
 from batchq.concealing import without_keys
 from batchq.display.messages import say
 from batchq.display.text import one_line
-from batchq.errors import BadInput, BatchqError, OutputFailed
+from batchq.errors import BadInput, BatchqError, OutputFailed, UsageError
 
 EXIT_FAILURE = 1
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "BATCHQ_DEBUG"
+# What a system says of a name that no file can have.
+_NO_NAMES = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 
 
 def run_command(command: click.Command, arguments: Sequence[str]) -> int:
@@ -87,6 +90,8 @@ def _code_of(error: BaseException) -> int:
             return error.code if isinstance(error.code, int) else EXIT_FAILURE
         case OSError() if _is_of_stdout(error):
             return _code_of(OutputFailed.to("to standard output", error))
+        case OSError() if error.errno in _NO_NAMES and error.filename is not None:
+            return _code_of(UsageError(f"{one_line(str(error.filename), 80)} can't be a file: {error.strerror}"))
         case _:
             what = f"{type(error).__name__}: {one_line(without_keys(str(error)))}"
             say(f"batchq: unexpected {what}; run with {DEBUG_VARIABLE}=1 for the traceback")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from types import NoneType
 from typing import Any, Final
 
 from sqlalchemy import RowMapping
@@ -17,6 +18,7 @@ from batchq.errors import DamagedRow
 from batchq.jobs import DEFAULT_CALL_TIMEOUT_MS, DEFAULT_MAX_ATTEMPTS, Batch, Json
 
 _SHOWN = 40
+_TIME: Final[frozenset[object]] = frozenset({int, NoneType})
 _CHANGED = "something else than batchq has changed the database"
 
 # The columns of a batch that are counted with, and what stands in for a value that is no number.
@@ -89,6 +91,11 @@ def naming(batch: Batch) -> Iterator[None]:
         yield
     except DamagedRow as error:
         raise DamagedRow(f"{batch.name}: {error}") from None
+
+
+def refuse_odd_times(name: str, *times: object) -> None:
+    """Raise DamagedRow where a job of the batch waits for a time that is none: it would wait for ever."""
+    refuse_odd(f"{name}: a job", (("claimable_at", time, _TIME) for time in times))
 
 
 def _shown(value: object) -> str:

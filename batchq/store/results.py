@@ -10,7 +10,7 @@ from batchq.database import Transaction
 from batchq.errors import DamagedRow
 from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, Usage
 from batchq.schema import FAILED, attempts, batches, jobs
-from batchq.store.damage import as_text, refuse_odd
+from batchq.store.damage import as_text, refuse_odd, refuse_odd_times
 from batchq.store.enqueue import find_batch
 from batchq.store.find import AMONG_LIVE, INFLIGHT, PENDING, AnyRow, AnySelect, last_lease, next_time
 from batchq.store.followers import LEADER, read_through
@@ -100,6 +100,7 @@ def read_progress(tx: Transaction, name: str) -> Progress | None:
         .select_from(batches)
         .where(batches.c.id == batch.id)
     ).one()
+    refuse_odd_times(batch.name, times.due, times.leased_until)
     return Progress(
         batch=batch,
         counts=counts_of(totals),

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from batchq.database import Transaction
 from batchq.jobs import Batch, BatchState, LiveBatch, Unfinished
 from batchq.schema import batches
+from batchq.store.damage import refuse_odd_times
 from batchq.store.find import PENDING, AnyRow, batch_from, last_lease, live_batches, next_time
 from batchq.store.lanes import read_lanes
 from batchq.store.tally import read_totals
@@ -34,6 +35,7 @@ def read_live(tx: Transaction) -> tuple[LiveBatch, ...]:
 def _live_batch(row: AnyRow, totals: Mapping[str, int]) -> LiveBatch:
     spent = totals.get("cost") if totals.get("priced") else None
     priced, unpriced = totals.get("priced", 0), totals.get("unpriced", 0)
+    refuse_odd_times(row.name, row.due, row.leased_until)
     return LiveBatch(batch_from(row), row.due, row.leased_until, spent, priced, unpriced)
 
 
