@@ -43,11 +43,13 @@ DATABASE_BACK: Final = "database.back"
 CLOCK_SET: Final = "clock.set"
 RESULT_REFUSED: Final = "result.refused"
 DATA_REFUSED: Final = "data.refused"
+RESULTS_LOST: Final = "results.lost"
 WORKER_UNAVAILABLE: Final = "worker.unavailable"
 WORKER_LEAVES: Final = "worker.leaves_alone"
 
 AFTER_A_HALT: Final = "mend the cause: a job tries again within a minute at the latest, `batchq resume` at once"
 WHAT_A_JUMP_DOES: Final = "the database's clock was set: no job is lost; those of a worker that died may start later"
+WHY_LOST: Final = "the database took them no more, and this worker had to end; their calls are made again"
 WHY_STOOD_STILL: Final = (
     "these workers kept the event loop to themselves, or the process was stopped, or the machine slept: what blocks"
     " belongs into a function that is not async, which runs in a thread"

@@ -111,6 +111,7 @@ class Runner:
         self._outlook_at = 0.0
         self._said = ""
         self._blocked = False
+        self._settled = False
         self._hungry = False
 
     def stop(self, *, now: bool = False) -> None:
@@ -330,11 +331,14 @@ class Runner:
         if settling:
             with anyio.move_on_after(RELEASE_SECONDS):
                 await self._settle_and_retire()
+            if not self._settled and (lost := self._slots.answers_in_hand):
+                self._log.error(log.RESULTS_LOST, results=lost, reason=log.WHY_LOST)
         self._log.info(log.WORKER_STOPPED, released=self._slots.released)
 
     async def _settle_and_retire(self) -> None:
         try:
             await self._settle_rest()
+            self._settled = True
             if not self._options.stays:
                 await self.retire()
         except BatchqError as error:  # what ended the runner is told by who runs it

@@ -72,6 +72,11 @@ class Slots:
         """Say what goes down with a database that is gone."""
         return f"{len(self.ended):,} answers in hand are lost with it, and {self.running:,} calls are broken off"
 
+    @property
+    def answers_in_hand(self) -> int:
+        """How many calls have ended by themselves and are not settled."""
+        return sum(not isinstance(item.outcome, Released) for item in self.ended)
+
     def at_work(self) -> list[str]:
         """Return the names of the workers whose calls are in hand."""
         claims = [item.claim for item in self._running.values()] + [item.claim for item in self.ended]

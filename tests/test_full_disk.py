@@ -22,7 +22,7 @@ from batchq.store import Store
 
 JOBS = 40
 SLOTS = 4
-FULL = "can't grow: database or disk is full; nothing is lost or half-written: make room on the disk"
+FULL = "can't grow: database or disk is full; what was stored before is whole: make room on the disk"
 
 
 # What a store says
@@ -243,3 +243,4 @@ def test_a_worker_that_is_stopped_on_a_full_disk_says_what_it_could_not_store(tm
         assert worker.wait(30) in {75, 143}, place.errors(worker)
         lost = provider.ledger()["calls"] - place.count("done")
         assert log_lines(place, worker, "database.unavailable")[-1]["results_in_hand"] == lost
+        assert [line["results"] for line in log_lines(place, worker, "results.lost")] == [lost]

@@ -5,6 +5,7 @@ BATCHQ_TEST_EXAMPLES asks for so many command lines, other ones each time.
 
 import io
 import os
+import signal
 import sys
 import tempfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -184,6 +185,22 @@ def in_directory(directory):
             os.chdir(here)
 
 
+@contextmanager
+def within(seconds, line):
+    """Fail where a command does not end."""
+
+    def give_up(*_):
+        raise pytest.fail.Exception(f"after {seconds} s it goes on: {line}")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def call(arguments):
     """Run a command in this process; return exit code, stdout and stderr."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace") for _ in range(2))
@@ -205,7 +222,8 @@ def test_any_command_line_ends_as_documented(queue, line):
     with tempfile.TemporaryDirectory() as directory, in_directory(directory):
         for file in queue.iterdir():
             Path(file.name).write_bytes(file.read_bytes())
-        code, out, err = call(line)
+        with within(60, line):
+            code, out, err = call(line)
     assert code in CODES, (line, err)
     assert "Traceback" not in err, (line, err)
     assert "batchq: unexpected" not in err, (line, err)

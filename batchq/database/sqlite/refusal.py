@@ -47,7 +47,7 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> Exception:
             " directory"
         )
     if code == sqlite3.SQLITE_FULL:
-        return DatabaseUnavailable(f"{path} can't grow: {text}; nothing is lost or half-written: make room on the disk")
+        return DatabaseUnavailable(f"{path} can't grow: {text}; what was stored before is whole: make room on the disk")
     if code == sqlite3.SQLITE_IOERR:
         return DatabaseUnavailable(
             f"{path} can't be read or written: {text}; look at the disk (room, quota, limits, faults)"
