@@ -129,13 +129,21 @@ def _readable_twice(path: Path | None, options: ReadOptions) -> Iterator[Source]
     name = "standard input" if path is None else str(path)
     with tempfile.TemporaryDirectory(prefix="batchq-") as directory:
         spool = Path(directory, "input" + (path.suffix if path else ""))
-        with spool.open("wb") as copy:
-            if path is None:
-                shutil.copyfileobj(sys.stdin.buffer, copy)
-            else:
-                with path.open("rb") as stream:
-                    shutil.copyfileobj(stream, copy)
+        try:
+            _spool(path, spool)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"{name} can't be copied to {directory}, where it is read from: {reason}") from error
         yield Source(spool, name, options, is_copy=True).signed()
+
+
+def _spool(path: Path | None, spool: Path) -> None:
+    with spool.open("wb") as copy:
+        if path is None:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            return
+        with path.open("rb") as stream:
+            shutil.copyfileobj(stream, copy)
 
 
 def _is_stream(path: Path) -> bool:

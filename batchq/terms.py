@@ -90,9 +90,9 @@ def check_terms(terms: Terms) -> None:
     ):
         if value is not None and value < 1:
             raise UsageError(f"{what} is {value}: it must be at least 1")
-    for what, name in (("worker", terms.worker), ("endpoint", terms.endpoint)):
+    for what, name in (("a worker", terms.worker), ("an endpoint", terms.endpoint)):
         if not is_name(name):
-            raise UsageError(f"{name[:MAX_NAME]!r} can't be the name of a {what}: {_NO_NAME}")
+            raise UsageError(f"{name[:MAX_NAME]!r} can't be the name of {what}: {_NO_NAME}")
     for name in terms.others.keys() & RESERVED:
         raise UsageError(f"a worker's own settings can't hold {name!r}: it means something to batchq")
     for name in terms.params.keys() & _OWNED.keys():

@@ -7,9 +7,11 @@ database.
 import gzip
 import json
 import os
+import sys
 import threading
 from collections import Counter
 
+import forked
 import pytest
 from completing import rows_of, write_lines
 from fake_provider import running_provider
@@ -73,8 +75,8 @@ def refused(run, here):
         ("a.csv", "prompt\nHi\n".encode("utf-16-be"), "a.csv is not UTF-8 text: it looks like UTF-16"),
         ("a.txt", "Hello\n".encode("utf-32"), "a.txt is not UTF-8 text: it looks like UTF-16 or UTF-32"),
         ("a.csv", "prompt\ncafé\n".encode("latin-1"), "a.csv:2: invalid UTF-8 at byte 4 of the line"),
-        ("a.jsonl", gzip.compress(b'{"prompt": "Hi"}\n'), "it is compressed: unpack it first"),
-        ("a.txt", gzip.compress(b"Hi\n"), "it is compressed"),
+        ("a.jsonl", gzip.compress(b'{"prompt": "Hi"}\n', mtime=0), "it is compressed: unpack it first"),
+        ("a.txt", gzip.compress(b"Hi\n", mtime=0), "it is compressed"),
         ("a.csv", b"PK\x03\x04 and so on", "it is a zip archive, as spreadsheets are"),
         ("a.csv", b"PAR1 and so on", "it is Parquet: pass --input-format parquet"),
         (
@@ -156,6 +158,20 @@ def test_a_pipe_is_read_once(run, here):
     writing.start()
     assert run("enqueue", "pipe.jsonl", "--worker", "echo")[0] == 0
     writing.join()
+
+
+def test_a_stream_that_fits_on_no_disk_is_refused(tmp_path):
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
+    command = (
+        "from batchq.cli import main; sys.argv = ['batchq', 'enqueue', '-', '--batch', 'b', '--worker', 'echo']; main()"
+    )
+    with bench(tmp_path) as place:
+        done = forked.run(
+            [sys.executable, "-c", limited + command], cwd=tmp_path, env=place.environment, text=True, timeout=60,
+            input='"Hi"\n' * 400_000,
+        )  # fmt: skip
+    assert (done.returncode, "standard input can't be copied to " in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "runs.db").exists()
 
 
 def test_the_name_of_an_input_may_be_any_bytes(run, here):
@@ -252,8 +268,8 @@ def test_loops_and_joined_texts_mean_what_they_did(run, here):
         (("--prompt", "{{ prompt }}\udcff"), "is not UTF-8 text"),
         (("--model", "a\udcff"), "is not UTF-8 text"),
         (("--model", "a\nb"), "is not the name of a model"),
-        (("--endpoint", "\udcff"), "can't be the name of a endpoint"),
-        (("--endpoint", ""), "can't be the name of a endpoint"),
+        (("--endpoint", "\udcff"), "can't be the name of an endpoint"),
+        (("--endpoint", ""), "can't be the name of an endpoint"),
         (("--worker", ":"), "':' names no function: write module:function"),
         (("--worker", "x.py:"), "names no function"),
     ],
