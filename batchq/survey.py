@@ -204,7 +204,8 @@ class _Ledger:
 
     def reject(self, line: int, reason: str) -> None:
         """Remember a bad line."""
-        self._bad.append((line, reason))
+        # A reason may name what the line or the command line has in it, which need not be text.
+        self._bad.append((line, reason.encode(errors="backslashreplace").decode()))
         if len(self._bad) == _FLUSH_ROWS:
             self._flush()
 

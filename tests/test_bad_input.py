@@ -268,6 +268,8 @@ def test_loops_and_joined_texts_mean_what_they_did(run, here):
         (("--prompt", "{{ prompt }}\udcff"), "is not UTF-8 text"),
         (("--model", "a\udcff"), "is not UTF-8 text"),
         (("--model", "a\nb"), "is not the name of a model"),
+        (("--image-field", "\udcff"), "a.jsonl:1: no field `\\udcff`"),
+        (("--prompt", "{{ row['\ud800'] }}"), "a.jsonl:1: "),
         (("--endpoint", "\udcff"), "can't be the name of an endpoint"),
         (("--endpoint", ""), "can't be the name of an endpoint"),
         (("--worker", ":"), "':' names no function: write module:function"),
