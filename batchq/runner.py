@@ -23,10 +23,10 @@ from batchq.clock import uptime, watch_for_standstill
 from batchq.conversation import Conversation
 from batchq.database import Watcher
 from batchq.discovery import FoundWorker
-from batchq.errors import BatchqError, CannotGoOn, DamagedRow, DatabaseGone, StoreError
+from batchq.errors import BatchqError, DatabaseGone, StoreError
 from batchq.installed import installed_version
 from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
-from batchq.outlook import Blocked, Finished, Outlook, Waiting, look_ahead
+from batchq.lookout import Lookout
 from batchq.pids import pid_space
 from batchq.slots import Slots
 from batchq.store import Store
@@ -35,8 +35,6 @@ from batchq.worker import Endpoint
 MIN_WAIT_SECONDS = 0.01
 RELEASE_SECONDS = 2.0
 MAX_BEAT_SECONDS = 5.0
-OUTLOOK_SECONDS = 0.25
-PATIENT_OUTLOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +80,8 @@ class Runner:
         """Serve `workers` at `endpoints`; `on_waiting` hears why nothing moves, each time it changes."""
         self._store = store
         self._workers = frozenset(workers)
-        self._base_urls = {name: endpoint.base_url for name, endpoint in endpoints.items()}
+        base_urls = {name: endpoint.base_url for name, endpoint in endpoints.items()}
         self._options = options
-        self._on_waiting = on_waiting
         self.identity = RunnerIdentity(
             id=uuid.uuid4().hex,
             host=socket.gethostname(),
@@ -92,7 +89,7 @@ class Runner:
             concurrency=options.concurrency,
             serves=",".join(sorted(workers)),
             lease_ms=options.lease_ms,
-            endpoints=json.dumps(self._base_urls),
+            endpoints=json.dumps(base_urls),
             batch_ids=options.batch_ids,
             pid_space=pid_space(),
             version=installed_version(),
@@ -100,6 +97,10 @@ class Runner:
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._clients = Clients(workers, endpoints, self._notice)
         self._slots = Slots(options.concurrency, self._notice, self._log)
+        self._lookout = Lookout(
+            store, self._workers, base_urls, options.batch_ids, self._log,
+            until_empty=options.until_empty, on_waiting=on_waiting,
+        )  # fmt: skip
         self._conversation = Conversation(store, self.identity, lambda: len(self._slots.ended))
         self._watcher: Watcher  # opened by run, which closes it
         self._wake = anyio.Event()
@@ -108,9 +109,6 @@ class Runner:
         self._stopping = False
         self._drain_deadline = float("inf")
         self._beat_at = 0.0
-        self._outlook_at = 0.0
-        self._said = ""
-        self._blocked = False
         self._settled = False
         self._hungry = False
 
@@ -183,7 +181,7 @@ class Runner:
             if self._stopping and self._slots.empty:
                 return Stop.RELEASED if self._slots.released else Stop.DRAINED
             if self._clients.failure is not None:
-                self._say_once(log.WORKER_UNAVAILABLE, str(self._clients.failure))
+                self._lookout.say_once(log.WORKER_UNAVAILABLE, str(self._clients.failure))
             if self._idle(reply) and await self._is_over():
                 return Stop.EMPTY
             await self._wait(reply)
@@ -229,7 +227,7 @@ class Runner:
         if hungry and reply.wake_in_ms is not None:
             until = min(until, now + reply.wake_in_ms / 1000)
         if self._slots.empty and self._options.until_empty:
-            until = min(until, self._outlook_at)
+            until = min(until, self._lookout.next_at)
         # Never in a tight loop: a call that ignores its cancellation would keep a passed deadline due.
         until = max(until, now + MIN_WAIT_SECONDS)
         while (left := until - uptime()) > 0:
@@ -251,57 +249,15 @@ class Runner:
         return self._slots.empty and not (reply.claims or self._clients.busy or self._stopping)
 
     async def _is_over(self) -> bool:
-        """Whether nothing served is left; raises what keeps this process from going on.
-
-        A runner that is to stay, whatever is left, says why it waits.
-        """
+        """Whether nothing served is left; raises what keeps this process from going on."""
         if self._clients.failure is not None:
             raise self._clients.failure
-        if uptime() < self._outlook_at:
-            return False
-        outlook = await self._look_ahead()
-        # Once is not enough: the clock may have been set between the exchange and this look.
-        blocked_before, self._blocked = self._blocked, isinstance(outlook, Blocked)
-        match outlook:
-            case Finished(unserved) if self._options.until_empty:
-                if unserved:
-                    self._log.warning(log.WORKER_LEAVES, batches=list(unserved), reason="not served by this process")
-                return True
-            case Blocked(reasons) if self._options.until_empty:
-                if blocked_before and not self._conversation.is_careful:
-                    raise CannotGoOn("; ".join(reasons))
-            case Blocked(reasons):
-                self._say_once(log.WORKER_WAITING, "; ".join(reasons))
-            case Waiting(reason):
-                if self._say_once(log.WORKER_WAITING, reason) and self._on_waiting:
-                    self._on_waiting(reason)
-            case _:
-                pass
-        return False
-
-    async def _look_ahead(self) -> Outlook | None:
-        """Weigh what is left; None while the database is away."""
-        self._outlook_at = uptime() + (OUTLOOK_SECONDS if self._options.until_empty else PATIENT_OUTLOOK_SECONDS)
-        try:
-            return await look_ahead(self._store, self._workers, self._base_urls, self._options.batch_ids)
-        except StoreError as error:  # the next exchange waits it out
-            if isinstance(error, DamagedRow) and self._options.until_empty:
-                raise  # that will not pass
-            self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
-            return None
+        return await self._lookout.sees_the_end(careful=self._conversation.is_careful)
 
     def _tell_standstill(self, seconds: float) -> None:
         workers = self._slots.at_work() or sorted(self._workers)
         reason = log.WHY_STOOD_STILL
         self._log.warning(log.WORKER_STOOD_STILL, seconds=round(seconds, 1), workers=workers, reason=reason)
-
-    def _say_once(self, event: str, reason: str) -> bool:
-        """Log a reason when it is another than the last time."""
-        if reason == self._said:
-            return False
-        self._said = reason
-        self._log.warning(event, reason=reason)
-        return True
 
     async def _finish_cancels(self) -> None:
         """Finish what an operator began to cancel and did not live to end."""

@@ -42,7 +42,7 @@ D: /mnt/d drvfs rw,noatime 0 0
 CONTAINER = """\
 overlay / overlay rw,relatime,lowerdir=/l,upperdir=/u,workdir=/w 0 0
 tmpfs /dev tmpfs rw,nosuid,size=65536k,mode=755 0 0
-/run/host_mark/Users /work fakeowner rw,nosuid,nodev,relatime,fakeowner 0 0
+/run/host_mark/Users /host fakeowner rw,nosuid,nodev,relatime,fakeowner 0 0
 grpcfuse /old fuse.grpcfuse rw,nosuid,nodev 0 0
 share /data virtiofs rw,relatime 0 0
 /dev/vda1 /volume ext4 rw,relatime 0 0
@@ -71,7 +71,7 @@ OVERMOUNTED = CLUSTER + "/dev/sdc1 /home/ann ext4 rw 0 0\n"
         (WSL, "/home/me/runs.db", None),
         (WSL, "/mnt/c/Users/me/runs.db", "9p"),
         (WSL, "/mnt/d/runs.db", "drvfs"),
-        (CONTAINER, "/work/runs.db", "fakeowner"),
+        (CONTAINER, "/host/runs.db", "fakeowner"),
         (CONTAINER, "/old/runs.db", "fuse.grpcfuse"),
         (CONTAINER, "/data/runs.db", "virtiofs"),
         (CONTAINER, "/volume/runs.db", None),

@@ -89,11 +89,15 @@ def enqueue(
         sealing = path is not None if seal is None else seal
         enqueued = run_async(lambda: _add(settings.db, survey, batches, asked, limits, url, seal=sealing))
     for done in enqueued:
-        say_policy(done)
-        _report(done, asked, db)
-        if as_json:
-            click.echo(json.dumps(_summary(done)))
+        _tell(done, asked, db, as_json=as_json)
     return 0
+
+
+def _tell(done: Enqueued, asked: Asked, db: str | None, *, as_json: bool) -> None:
+    say_policy(done)
+    _report(done, asked, db)
+    if as_json:
+        click.echo(json.dumps(_summary(done)))
 
 
 def checked_name(asked: str | None, path: Path | None) -> str:

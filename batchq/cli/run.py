@@ -105,7 +105,6 @@ def run(
     Where INPUT has changed, only what is new in it is asked.
     """
     from batchq.collecting import check_output
-    from batchq.process import run_event_loop
     from batchq.runner import RunnerOptions
     from batchq.terms import server_setting
 
@@ -132,12 +131,19 @@ def run(
         for found in work.batches:
             say(f"batchq: {found.name} is kept as it is; the same command goes on with it")
         return code
-    codes = []
-    for output, found in zip(outputs, work.batches, strict=True):
-        collected = run_event_loop(partial(_write, settings, found.name, output))
-        report(collected, output, db)
-        codes.append(exit_code(collected, strict=strict))
-    return max(codes)
+    return max(
+        _collect(work, found.name, output, db, strict=strict)
+        for output, found in zip(outputs, work.batches, strict=True)
+    )
+
+
+def _collect(work: _Work, name: str, output: Output, db: str | None, *, strict: bool) -> int:
+    """Write what a batch has come to and say so; return the exit code that this means."""
+    from batchq.process import run_event_loop
+
+    collected = run_event_loop(partial(_write, work.settings, name, output))
+    report(collected, output, db)
+    return exit_code(collected, strict=strict)
 
 
 def _outputs(out: Path, asked: Asked, shape: dict[str, Any]) -> list[Output]:
