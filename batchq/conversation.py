@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import anyio
 from batchq import log
 from batchq.clock import Comparison, uptime
 from batchq.errors import DatabaseUnavailable, DataRefused, NotWritable
-from batchq.jobs import Ended, Exchanged, Failed, Held, Reason, RunnerIdentity, Wants
+from batchq.jobs import Ended, Exchanged, Failed, Held, JobState, Reason, RunnerIdentity, Wants
 from batchq.settlement import Settlement, settle
 from batchq.store import ExchangeRequest, Store
 
@@ -29,14 +30,20 @@ NOTHING = Wants(0, ())
 class Conversation:
     """Exchanges that are repeated until the database has taken what they settle."""
 
-    def __init__(self, store: Store, runner: RunnerIdentity, in_hand: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, runner: RunnerIdentity, in_hand: Callable[[], int], came_round: Callable[[], None]
+    ) -> None:
         """Speak for `runner`; `in_hand` is how many results it holds at any moment, also those that are under way.
 
-        `clock_was_set` says of the last exchange whether the database's clock was set before it.
+        `came_round` is called after each try, also while the database is `away` (why). `clock_was_set` says of the
+        last exchange whether the database's clock was set before it, `settled` counts what became of the jobs.
         """
         self._store = store
         self._runner = runner
         self._in_hand = in_hand
+        self._came_round = came_round
+        self.away: str | None = None
+        self.settled: Counter[JobState] = Counter()
         self._unsure_until = 0.0
         self._last = uptime()
         self._careful_until = 0.0
@@ -53,8 +60,10 @@ class Conversation:
             except NotWritable:
                 raise
             except DatabaseUnavailable as error:
+                self._tell_round(str(error))
                 await outage.wait(error)
             else:
+                self._tell_round()
                 outage.over()
                 return
 
@@ -76,6 +85,7 @@ class Conversation:
             try:
                 reply = await self._ask(request)
             except DatabaseUnavailable as error:
+                self._tell_round(str(error))
                 await outage.wait(error)
             except DataRefused as error:
                 if request.settlements:
@@ -87,8 +97,13 @@ class Conversation:
                     self._log.error(log.DATA_REFUSED, reason=str(error))
                     await outage.back_off()
             else:
+                self._tell_round()
                 outage.over()
                 return reply
+
+    def _tell_round(self, away: str | None = None) -> None:
+        self.away = away
+        self._came_round()
 
     def _outage(self) -> _Outage:
         return _Outage(self._log, self._in_hand)
@@ -110,6 +125,7 @@ class Conversation:
             raise
         self._heed_gap()  # it may have waited for a lock that the others waited for, too
         self._last = uptime()
+        self.settled.update(item.state for item in request.settlements)
         self._heed_jump(self._database_clock.read(reply.now, asked))
         return reply
 

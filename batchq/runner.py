@@ -25,7 +25,19 @@ from batchq.database import Watcher
 from batchq.discovery import FoundWorker
 from batchq.errors import BatchqError, DatabaseGone, StoreError
 from batchq.installed import installed_version
-from batchq.jobs import DEFAULT_LEASE_MS, Ended, Exchanged, Held, Released, RunnerIdentity, Wants
+from batchq.jobs import (
+    DEFAULT_LEASE_MS,
+    AtWork,
+    Ended,
+    Exchanged,
+    Held,
+    JobState,
+    Phase,
+    Released,
+    RunnerIdentity,
+    RunnerReport,
+    Wants,
+)
 from batchq.lookout import Lookout
 from batchq.pids import pid_space
 from batchq.slots import Slots
@@ -77,7 +89,12 @@ class Runner:
         options: RunnerOptions,
         on_waiting: Callable[[str], None] | None = None,
     ) -> None:
-        """Serve `workers` at `endpoints`; `on_waiting` hears why nothing moves, each time it changes."""
+        """Serve `workers` at `endpoints`; `on_waiting` hears why nothing moves, each time it changes.
+
+        `on_round` may be set before it runs: it is called whenever the loop comes round, at least every few seconds,
+        also while the database is away. Whoever watches over the process then asks for a `report`.
+        """
+        self.on_round: Callable[[], None] | None = None
         self._store = store
         self._workers = frozenset(workers)
         base_urls = {name: endpoint.base_url for name, endpoint in endpoints.items()}
@@ -101,12 +118,12 @@ class Runner:
             store, self._workers, base_urls, options.batch_ids, self._log,
             until_empty=options.until_empty, on_waiting=on_waiting,
         )  # fmt: skip
-        self._conversation = Conversation(store, self.identity, lambda: len(self._slots.ended))
+        self._conversation = Conversation(store, self.identity, lambda: len(self._slots.ended), self._come_round)
         self._watcher: Watcher  # opened by run, which closes it
         self._wake = anyio.Event()
         self._scope = anyio.CancelScope()
         self._arrival = anyio.CancelScope()
-        self._stopping = False
+        self._phase = Phase.STARTING
         self._drain_deadline = float("inf")
         self._beat_at = 0.0
         self._settled = False
@@ -120,7 +137,7 @@ class Runner:
         seconds = 0.0 if now else self._options.drain_seconds
         if not self._stopping:
             self._log.info(log.WORKER_DRAINING, in_flight=self.in_flight)
-        self._stopping = True
+        self._phase = Phase.DRAINING
         self._arrival.cancel()  # nothing is in hand before
         self._drain_deadline = min(self._drain_deadline, uptime() + seconds)
         self._scope.deadline = min(self._scope.deadline, anyio.current_time() + seconds + RELEASE_SECONDS)
@@ -130,6 +147,32 @@ class Runner:
     def in_flight(self) -> int:
         """How many calls are running."""
         return self._slots.running
+
+    def calls(self) -> list[AtWork]:
+        """Return the calls that are running, the longest first."""
+        return self._slots.calls()
+
+    def report(self) -> RunnerReport:
+        """Return where it stands."""
+        settled = self._conversation.settled
+        return RunnerReport(
+            self._phase,
+            self._concurrency,
+            self.in_flight,
+            settled[JobState.DONE],
+            settled[JobState.FAILED],
+            max(0.0, self._drain_deadline - uptime()) if self._phase is Phase.DRAINING else None,
+            self._conversation.away,
+        )
+
+    @property
+    def phase(self) -> Phase:
+        """Where it is between its start and its end."""
+        return self._phase
+
+    @property
+    def _stopping(self) -> bool:
+        return self._phase in {Phase.DRAINING, Phase.STOPPED}
 
     async def run(self) -> Stop:
         """Work until stopped, or until empty if so asked.
@@ -171,6 +214,8 @@ class Runner:
             await self._conversation.register()
         if self._arrival.cancelled_caught:
             return Stop.DRAINED
+        if not self._stopping:
+            self._phase = Phase.RUNNING
         self._log.info(log.WORKER_STARTED, pid=self.identity.pid, concurrency=self._options.concurrency)
         while True:
             reply = await self._exchange()
@@ -268,6 +313,10 @@ class Runner:
         except StoreError as error:
             self._log.warning(log.DATABASE_UNAVAILABLE, reason=str(error))
 
+    def _come_round(self) -> None:
+        if self.on_round is not None:
+            self.on_round()
+
     def _notice(self) -> None:
         self._wake.set()
 
@@ -289,7 +338,9 @@ class Runner:
                 await self._settle_and_retire()
             if not self._settled and (lost := self._slots.answers_in_hand):
                 self._log.error(log.RESULTS_LOST, results=lost, reason=log.WHY_LOST)
+        self._phase = Phase.STOPPED
         self._log.info(log.WORKER_STOPPED, released=self._slots.released)
+        self._come_round()
 
     async def _settle_and_retire(self) -> None:
         try:

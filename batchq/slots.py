@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from batchq import log
 from batchq.clock import uptime
 from batchq.executor import execute
-from batchq.jobs import Claim, Ended, Halted, Held, Outcome, Released
+from batchq.jobs import AtWork, Claim, Ended, Halted, Held, Outcome, Released
 from batchq.windows import Place, Windows
 from batchq.worker import Handler
 
@@ -31,6 +31,7 @@ class _Running:
     held: Held
     renewed_at: float
     place: Place
+    began_at: float | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     given_up: bool = False
 
@@ -81,6 +82,12 @@ class Slots:
         """Return the names of the workers whose calls are in hand."""
         claims = [item.claim for item in self._running.values()] + [item.claim for item in self.ended]
         return sorted({claim.batch.worker for claim in claims})
+
+    def calls(self) -> list[AtWork]:
+        """Return the calls that are running, the longest first."""
+        now = uptime()
+        began = [(item, item.began_at) for item in self._running.values() if item.began_at is not None]
+        return sorted((AtWork(item.claim, now - at) for item, at in began), key=lambda call: -call.seconds)
 
     def assign(self, claim: Claim, handler: Handler, group: TaskGroup) -> None:
         """Give a claim to a free slot; slots are tasks that stay, since starting one per job costs more."""
@@ -176,6 +183,7 @@ class Slots:
     async def _attempt(self, running: _Running) -> None:
         """Run one claim and leave its end behind, whatever happens."""
         claim, began = running.claim, time.monotonic()
+        running.began_at = uptime()
         outcome: Outcome = Released()
         try:
             outcome = await execute(claim, running.handler, running.scope)

@@ -223,7 +223,7 @@ async def test_a_worker_that_may_read_and_not_write_ends_at_its_start(tmp_path):
             async with await open_store(str(path)) as store:
                 with anyio.fail_after(30), pytest.raises(NotWritable, match=PERMISSIONS):
                     await Conversation(
-                        store, RunnerIdentity("second", "host", 1, 1, "echo", 60_000), lambda: 0
+                        store, RunnerIdentity("second", "host", 1, 1, "echo", 60_000), lambda: 0, lambda: None
                     ).register()
 
 

@@ -66,7 +66,7 @@ async def work(path: Path) -> None:
     async with await again(lambda: open_queue(path, Clock())) as store:
         await again(lambda: fill(store, JOBS))
         hand = Hand(store)
-        speaker = Conversation(store, hand.runner, lambda: 0)
+        speaker = Conversation(store, hand.runner, lambda: 0, lambda: None)
         await speaker.register()
         ended: list[Ended] = []
         while True:

@@ -116,6 +116,7 @@ async def _serve(
     from batchq.process import check_keys, gather_endpoints, run_until_signalled
     from batchq.runner import Runner
     from batchq.store import open_store
+    from batchq.supervision import watch_over
 
     endpoints = gather_endpoints(settings)
     on_locked = lambda why: voice.say(f"batchq: {why}")  # noqa: E731
@@ -127,6 +128,7 @@ async def _serve(
         advice = partial(_advise, workers)
         await check_keys(store, workers, endpoints, options.batch_ids, advice=advice)
         runner = Runner(store, workers, endpoints, options)
+        watch_over(runner, ())
         return await run_until_signalled(runner, voice.say)
 
 

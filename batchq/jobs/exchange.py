@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from batchq.jobs.batch import Batch
 from batchq.jobs.outcome import Outcome
@@ -91,6 +92,40 @@ class Claim:
     def is_suspect(self) -> bool:
         """Whether the job may be what kills its workers: a runner holds one of these at a time."""
         return self.losses >= SUSPECT_LOSSES
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A call that has been running for so many seconds."""
+
+    claim: Claim
+    seconds: float
+
+
+class Phase(StrEnum):
+    """Where a runner is between its start and its end."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerReport:
+    """A runner at one moment, for whoever watches over its process.
+
+    `done` and `failed` count the jobs that it has ended, `drain_seconds` is how long what runs may still take
+    (None before it drains). `away` says why the database could not be asked the last time; None if it could.
+    """
+
+    phase: Phase
+    concurrency: int
+    in_flight: int
+    done: int
+    failed: int
+    drain_seconds: float | None = None
+    away: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
