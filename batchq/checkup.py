@@ -12,9 +12,13 @@ from batchq.schema import SCHEMA_VERSION
 from batchq.waiting import told_moved
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchq.database import Inspection
     from batchq.jobs import Batch
     from batchq.store import Store
     from batchq.store.audit import Audit
+    from batchq.store.reading import Reading
 
 _UNHARMED = (
     "only `status` and progress show them, what is run and collected is asked of the jobs themselves;"
@@ -54,18 +58,24 @@ async def _look(store: Store, *, recount: bool, repair_tallies: bool) -> AsyncIt
         yield Finding("warning", "queue", told_moved(place))
     seen = await store.inspect()
     yield Finding("ok", "database", seen.product)
+    for finding in judge_inspection(seen, store.file):
+        yield finding
+    if seen.damage or not recount:
+        return
+    async for finding in _count(store, repair_tallies=repair_tallies):
+        yield finding
+
+
+def judge_inspection(seen: Inspection, file: Path | None) -> Iterator[Finding]:
+    """Say what a look at the whole database comes to; `file` is None for one on a server."""
     for check, wrong, right in (
-        ("integrity", seen.damage, "nothing is damaged" if store.file else _ON_SERVER),
+        ("integrity", seen.damage, "nothing is damaged" if file else _ON_SERVER),
         ("tables", seen.missing, "all tables and indexes are there"),
     ):
         for message in wrong:
             yield Finding("error", check, message)
         if not wrong:
             yield Finding("ok", check, right)
-    if seen.damage or not recount:
-        return
-    async for finding in _count(store, repair_tallies=repair_tallies):
-        yield finding
 
 
 async def _count(store: Store, *, repair_tallies: bool) -> AsyncIterator[Finding]:
@@ -73,10 +83,10 @@ async def _count(store: Store, *, repair_tallies: bool) -> AsyncIterator[Finding
         if repair_tallies and (mended := await store.mend_tallies(batch)):
             changes = ", ".join(f"{state} {change:+,}" for state, change in sorted(mended.items()))
             yield Finding("warning", f"batch {batch.name}", f"its tallies were counted anew: {changes}")
-        for finding in _judge(batch, await store.audit(batch)):
+        for finding in judge_counts(batch, await store.audit(batch)):
             yield finding
     if store.file is None:  # SQLite looks after this itself
-        async for finding in _strays(store):
+        async for finding in find_strays(store):
             yield finding
 
 
@@ -92,7 +102,8 @@ def _schema(store: Store) -> Finding:
     )
 
 
-def _judge(batch: Batch, audit: Audit | None) -> Iterator[Finding]:
+def judge_counts(batch: Batch, audit: Audit | None) -> Iterator[Finding]:
+    """Say what counting the rows of a batch comes to."""
     name = f"batch {batch.name}"
     if audit is None:
         yield Finding("ok", name, "it is being purged")
@@ -127,7 +138,8 @@ def _wrongs(audit: Audit) -> Iterator[str]:
         yield f"{audit.unclaimed:,} jobs are in flight and were never claimed: {_NOT_OURS}"
 
 
-async def _strays(store: Store) -> AsyncIterator[Finding]:
+async def find_strays(store: Reading) -> AsyncIterator[Finding]:
+    """Tell of rows that belong to none that exists: on a server, no foreign key forbids them."""
     unknown, jobs = await store.strays()
     if unknown:
         yield Finding("error", "batches", f"there are jobs of {len(unknown):,} batches that do not exist: {_NOT_OURS}")

@@ -126,6 +126,7 @@ class Conversation:
         self._heed_gap()  # it may have waited for a lock that the others waited for, too
         self._last = uptime()
         self.settled.update(item.state for item in request.settlements)
+        log.log_exchange(self._log, request.settlements, reply)
         self._heed_jump(self._database_clock.read(reply.now, asked))
         return reply
 

@@ -121,7 +121,7 @@ class Pace:
 
     def __init__(self) -> None:
         """Start with nothing seen."""
-        self._seen: deque[tuple[float, int]] = deque()
+        self._seen: deque[tuple[float, int, int | None]] = deque()
 
     def note(self, progress: Progress, now: float | None = None) -> None:
         """Take note of one moment; `now` is in seconds on any steady clock."""
@@ -132,7 +132,7 @@ class Pace:
         final = progress.counts.final
         if self._seen and final < self._seen[-1][1]:
             self._seen.clear()  # a retry sent some back
-        self._seen.append((moment, final))
+        self._seen.append((moment, final, progress.cost))
         while len(self._seen) > 2 and self._seen[1][0] < moment - WINDOW_SECONDS:
             self._seen.popleft()
 
@@ -141,8 +141,16 @@ class Pace:
         """Jobs that ended per second; None until that is known."""
         if len(self._seen) < 2:
             return None
-        (began, before), (ended, after) = self._seen[0], self._seen[-1]
+        (began, before, _), (ended, after, _) = self._seen[0], self._seen[-1]
         return (after - before) / (ended - began) if ended > began else None
+
+    @property
+    def cost_per_second(self) -> float | None:
+        """Nano-dollars per second; None until that is known, or where no answer told a cost."""
+        if len(self._seen) < 2:
+            return None
+        (began, _, before), (ended, _, after) = self._seen[0], self._seen[-1]
+        return (after - (before or 0)) / (ended - began) if after is not None and ended > began else None
 
     def seconds_left(self, progress: Progress) -> float | None:
         """Return the time that the rest will take at this rate; None if nothing moves."""

@@ -33,17 +33,19 @@ import errno
 from collections.abc import Sequence
 from typing import Self
 
+from batchq.exit_codes import ExitCode
+
 
 class BatchqError(Exception):
     """Something failed; the message says what, where, and what to do."""
 
-    exit_code = 1
+    exit_code: int = ExitCode.FAILURE.value
 
 
 class UsageError(BatchqError):
     """The command or call can't be carried out as given."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE.value
 
 
 class BadInput(UsageError):
@@ -93,19 +95,19 @@ class OutputFailed(BatchqError):
 class TimedOutWaiting(BatchqError):
     """The batch did not finish in the time given."""
 
-    exit_code = 4
+    exit_code = ExitCode.TIMED_OUT.value
 
 
 class CannotGoOn(BatchqError):
     """What is left can't run until somebody acts."""
 
-    exit_code = 5
+    exit_code = ExitCode.CANNOT_GO_ON.value
 
 
 class ConfigurationError(BatchqError):
     """A key, URL, right or worker is missing or wrong."""
 
-    exit_code = 78
+    exit_code = ExitCode.CONFIGURATION.value
 
 
 class StoreError(BatchqError):

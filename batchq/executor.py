@@ -33,6 +33,7 @@ from batchq.jobs import (
     Throttled,
     Usage,
 )
+from batchq.log import log_raised
 from batchq.plain import plain
 from batchq.request import encode, merge_body, prompt_of, texts_in, url_of
 from batchq.structured import DEFAULT_SCHEMA_TRIES, SchemaMismatch, hold_to
@@ -42,6 +43,8 @@ MESSAGE_LIMIT = 1_000
 _CLASS_LIMIT = 100
 TRUNCATED = "truncated"
 _LARGEST = 2**62
+# What a worker may raise; all else is a mistake in it, or a fault that it does not know.
+_EXPECTED = (steering.Steer, asyncio.CancelledError, TimeoutError)
 # Of an error text: there may be megabytes of it, and all jobs would wait until it is searched for keys.
 _READ_OF_ERROR = 20 * MESSAGE_LIMIT
 
@@ -83,6 +86,8 @@ async def execute(claim: Claim, handler: Handler, scope: anyio.CancelScope | Non
         if not timed_out:
             return Released()
         return Retry(Reason("timeout", f"no answer within {seconds:g} s"), answer=_paid_for(claim.batch, failure))
+    if failure is not None and not isinstance(failure, _EXPECTED):
+        log_raised(claim, failure)
     return _fit_for_all(_ended_by(claim.batch, failure), request)
 
 

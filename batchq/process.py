@@ -14,7 +14,9 @@ import anyio
 
 from batchq.config import Settings
 from batchq.discovery import FoundWorker, find_worker, installed_workers
+from batchq.dump import DUMP_SIGNAL, dump_runner, dumping_threads, stop_dumping_threads
 from batchq.errors import ConfigurationError
+from batchq.exit_codes import ExitCode
 from batchq.jobs import Batch, BatchState
 from batchq.runner import Runner, Stop
 from batchq.store import Store
@@ -22,7 +24,7 @@ from batchq.worker import Endpoint
 
 T = TypeVar("T")
 
-EXIT_RELEASED = 75
+EXIT_RELEASED = ExitCode.RELEASED.value
 NEW_OBJECTS_PER_COLLECTION = 10_000
 
 
@@ -138,11 +140,8 @@ async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int
     First SIGTERM or SIGINT: claim no more, drain; 0 when all drained, 75 when some were released at the
     deadline. Second: release at once; 143 or 130. Third: leave.
     """
-    collect_garbage_less_often()
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        _keep_signals_from_forks()
-        listener = _Listener(runner, say)
-        ended = await beside(runner.run, lambda: listener.listen(signals))
+    listener = _Listener(runner, say)
+    ended = await _run_and_listen(runner, listener)
     if listener.second is not None:
         return 128 + listener.second
     return EXIT_RELEASED if ended is Stop.RELEASED else 0
@@ -150,12 +149,26 @@ async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int
 
 async def run_until_interrupted(runner: Runner, say: Callable[[str], None]) -> int:
     """Run as a command that a person waits for: return 0 when done, 130 or 143 after any signal."""
-    collect_garbage_less_often()
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        _keep_signals_from_forks()
-        listener = _Listener(runner, say)
-        await beside(runner.run, lambda: listener.listen(signals))
+    listener = _Listener(runner, say)
+    await _run_and_listen(runner, listener)
     return 0 if listener.first is None else 128 + listener.first
+
+
+async def _run_and_listen(runner: Runner, listener: _Listener) -> Stop:
+    collect_garbage_less_often()
+    stop_dumping_threads()  # else the receiver would take the place of it
+    with anyio.open_signal_receiver(*_HEARD) as signals, dumping_threads():
+        _keep_signals_from_forks()
+        ended = await beside(runner.run, lambda: listener.listen(signals))
+    if listener.first is not None:
+        _leave_at_once_when_told_again()
+    return ended
+
+
+def _leave_at_once_when_told_again() -> None:
+    """Let one more signal end what is left, the closing of connections: with its code, not as a death by it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda heard, _frame: os._exit(128 + heard))
 
 
 @cache
@@ -168,7 +181,7 @@ def _keep_signals_from_forks() -> None:
         os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_hear_as_any_process)
 
 
-_HEARD = (signal.SIGINT, signal.SIGTERM)
+_HEARD = (signal.SIGINT, signal.SIGTERM, *([] if DUMP_SIGNAL is None else [DUMP_SIGNAL]))
 
 
 def _hold_signals() -> None:
@@ -182,13 +195,16 @@ def _let_signals() -> None:
 
 def _hear_as_any_process() -> None:
     signal.set_wakeup_fd(-1)
+    stop_dumping_threads()
+    if DUMP_SIGNAL is not None:
+        signal.signal(DUMP_SIGNAL, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_signals()
 
 
 class _Listener:
-    """Turns signals into stops: the first drains, the second releases."""
+    """Turns signals into stops: the first drains, the second releases. One more only asks what is running."""
 
     def __init__(self, runner: Runner, say: Callable[[str], None]) -> None:
         self._runner = runner
@@ -199,7 +215,9 @@ class _Listener:
     async def listen(self, signals: AsyncIterable[signal.Signals]) -> None:
         """Hear signals until cancelled."""
         async for number in signals:
-            if self.first is None:
+            if number == DUMP_SIGNAL:
+                dump_runner(self._runner)
+            elif self.first is None:
                 self.first = number
                 self._say(f"batchq: stopping; {self._runner.in_flight} in flight may finish, once more to stop at once")
                 self._runner.stop()

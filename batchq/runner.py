@@ -42,6 +42,7 @@ from batchq.lookout import Lookout
 from batchq.pids import pid_space
 from batchq.slots import Slots
 from batchq.store import Store
+from batchq.telemetry import find_observer
 from batchq.worker import Endpoint
 
 MIN_WAIT_SECONDS = 0.01
@@ -113,7 +114,7 @@ class Runner:
         )
         self._log = log.get_logger().bind(worker=self.identity.id[:8])
         self._clients = Clients(workers, endpoints, self._notice)
-        self._slots = Slots(options.concurrency, self._notice, self._log)
+        self._slots = Slots(options.concurrency, self._notice, self._log, find_observer(self.identity.id))
         self._lookout = Lookout(
             store, self._workers, base_urls, options.batch_ids, self._log,
             until_empty=options.until_empty, on_waiting=on_waiting,
@@ -181,6 +182,7 @@ class Runner:
         worker that is needed can't be opened and nothing else is left. Cancellation releases what is held.
         """
         ended: Stop | BatchqError = Stop.RELEASED
+        log.WORKER.set(self.identity.id[:8])
         self._watcher = self._store.watch(self._hear)
         async with anyio.create_task_group() as clients:
             try:
@@ -219,6 +221,7 @@ class Runner:
         self._log.info(log.WORKER_STARTED, pid=self.identity.pid, concurrency=self._options.concurrency)
         while True:
             reply = await self._exchange()
+            log.log_claims(self._log, reply.claims)
             for claim in reply.claims:
                 self._slots.assign(claim, self._clients.handler(claim.batch.worker, claim.batch.endpoint), calls)
             for serving in reply.unopened:
@@ -252,8 +255,6 @@ class Runner:
         self._slots.give_up(reply.lost)
         if reply.concurrency not in {None, self._concurrency}:
             self._change_concurrency(reply.concurrency or 1)
-        if reply.late:
-            self._log.warning(log.JOB_LATE, count=reply.late)
         if beat:
             self._beat_at = now + renew_seconds
             await self._finish_cancels()
@@ -339,8 +340,8 @@ class Runner:
             if not self._settled and (lost := self._slots.answers_in_hand):
                 self._log.error(log.RESULTS_LOST, results=lost, reason=log.WHY_LOST)
         self._phase = Phase.STOPPED
-        self._log.info(log.WORKER_STOPPED, released=self._slots.released)
         self._come_round()
+        self._log.info(log.WORKER_STOPPED, released=self._slots.released)
 
     async def _settle_and_retire(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -122,6 +123,15 @@ def condemn(settlement: Settlement) -> Settlement:
     # The lane was halted by this job alone: without it, it is open.
     return replace(
         settlement, outcome="failed", state=JobState.FAILED, charged=True, reason=told, halt=False, proves_lane=True
+    )
+
+
+def condemned_among(settlements: Iterable[Settlement]) -> frozenset[int]:
+    """Return the ids of the jobs that were condemned."""
+    return frozenset(
+        item.ended.claim.job_id
+        for item in settlements
+        if item.state is JobState.FAILED and isinstance(item.ended.outcome, Halted)
     )
 
 

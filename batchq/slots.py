@@ -14,7 +14,8 @@ from anyio.abc import TaskGroup
 from batchq import log
 from batchq.clock import uptime
 from batchq.executor import execute
-from batchq.jobs import AtWork, Claim, Ended, Halted, Held, Outcome, Released
+from batchq.jobs import AtWork, Claim, Ended, Held, Outcome, Released
+from batchq.telemetry import Observe
 from batchq.windows import Place, Windows
 from batchq.worker import Handler
 
@@ -39,8 +40,11 @@ class _Running:
 class Slots:
     """Runs claims beside each other and keeps what they left behind until it is settled."""
 
-    def __init__(self, concurrency: int, on_end: Callable[[], None], logger: log.Logger) -> None:
-        """Call `on_end` whenever an attempt ended."""
+    def __init__(
+        self, concurrency: int, on_end: Callable[[], None], logger: log.Logger, observe: Observe | None = None
+    ) -> None:
+        """Call `on_end` whenever an attempt ended; `observe` follows each from its beginning."""
+        self._observe = observe
         self._on_end = on_end
         self._log = logger
         self.windows = Windows(concurrency)
@@ -50,7 +54,6 @@ class Slots:
         self._tasks = 0
         self._idle: deque[asyncio.Future[None]] = deque()
         self._beginning = False
-        self._told_halt = ("", -1)
         self.ended: list[Ended] = []
         self.released = 0
 
@@ -126,7 +129,7 @@ class Slots:
             if running := self._running.get(job_id):
                 running.given_up = True
                 running.scope.cancel()
-                self._log.warning(log.JOB_LOST, batch=running.claim.batch.name, position=running.claim.position)
+                log.log_lost(self._log, running.claim)
 
     def cancel(self) -> None:
         """Cancel all calls: they end as released."""
@@ -148,14 +151,6 @@ class Slots:
         del self._running[running.claim.job_id]
         self._suspects -= running.claim.is_suspect
         self.windows.end(running.claim, running.place, outcome)
-
-    def _tell(self, ended: Ended) -> None:
-        """Log how an attempt ended; of the calls that one halt stopped, the first speaks for all."""
-        halt = (ended.claim.lane, ended.claim.epoch)
-        if not isinstance(ended.outcome, Halted) or halt != self._told_halt:
-            log.log_ended(self._log, ended)
-        if isinstance(ended.outcome, Halted):
-            self._told_halt = halt
 
     def _begin_soon(self) -> None:
         if self._unbegun and self._idle and not self._beginning:
@@ -184,15 +179,19 @@ class Slots:
         """Run one claim and leave its end behind, whatever happens."""
         claim, began = running.claim, time.monotonic()
         running.began_at = uptime()
+        log.CALL.set(claim)
+        observed = None if self._observe is None else self._observe(claim)
         outcome: Outcome = Released()
         try:
             outcome = await execute(claim, running.handler, running.scope)
         finally:
+            seconds = time.monotonic() - began
+            if observed is not None:
+                observed.end(outcome, seconds)
             self._forget(running, outcome)
-            ended = Ended(claim, outcome, round((time.monotonic() - began) * 1000))
+            ended = Ended(claim, outcome, round(seconds * 1000))
             # What was lost and has no answer has nothing to say; a late answer is logged with its cost.
             if not (running.given_up and isinstance(outcome, Released)):
                 self.released += isinstance(outcome, Released)
                 self.ended.append(ended)
-                self._tell(ended)
             self._on_end()

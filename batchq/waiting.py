@@ -73,6 +73,7 @@ def told_moved(place: str) -> str:
 
 
 USUAL_WORKER = "openrouter"
+UNSERVED = "no live worker serves"
 NO_COSTS = "it has a budget, but its provider tells no cost, and no price is known"
 
 
@@ -106,7 +107,7 @@ def _why_unserved(progress: Progress, database: str) -> str | None:
     start = command_for("worker", database, *options)
     halted = next((lane for lane in progress.lanes if lane.halted_at is not None), None)
     before = f"; the last one was stopped by {lane_label(halted)}: {halted.reason}" if halted else ""
-    return f"no live worker serves {batch.worker}{at_work}: start one with {start}{before}"
+    return f"{UNSERVED} {batch.worker}{at_work}: start one with {start}{before}"
 
 
 def _why_lane(progress: Progress, database: str) -> str | None:

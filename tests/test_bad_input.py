@@ -336,9 +336,9 @@ def test_settings_that_can_not_be_read_name_their_file(run, here, name, data, me
 
 
 def test_a_variable_that_is_no_setting_is_told(run, monkeypatch):
-    monkeypatch.setenv("BATCHQ_CONCURRENCY", "5")
+    monkeypatch.setenv("BATCHQ_CONCURENCY", "5")
     code, err = run("status")
-    assert (code, "the environment: there is no setting BATCHQ_CONCURRENCY; known: BATCHQ_ALLOW" in err) == (78, True)
+    assert (code, "the environment: there is no setting BATCHQ_CONCURENCY; known: BATCHQ_ALLOW" in err) == (78, True)
 
 
 @pytest.mark.parametrize(("name", "reason"), [("x" * 5000, "File name too long"), ("\udcff.db", "it is not UTF-8")])

@@ -54,7 +54,7 @@ def test_what_others_could_read_on_its_way_is_refused(here, monkeypatch, url):
         with pytest.raises(
             ConfigurationError, match=r"is not encrypted: .* Write https://, or allow it with --insecure"
         ):
-            settings.refuse_insecure(settings.require_endpoint("default"))
+            settings.refuse_insecure(settings.require_server("default"))
 
     refused(base_url=url)
     monkeypatch.setenv("BATCHQ_BASE_URL", url)
@@ -64,7 +64,7 @@ def test_what_others_could_read_on_its_way_is_refused(here, monkeypatch, url):
     refused()
     monkeypatch.setenv("BATCHQ_INSECURE", "1")
     allowed = load_settings()
-    allowed.refuse_insecure(allowed.require_endpoint("default"))
+    allowed.refuse_insecure(allowed.require_server("default"))
 
 
 def test_no_command_calls_such_a_server_unless_it_is_allowed_to(tmp_path):

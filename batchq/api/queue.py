@@ -277,7 +277,7 @@ class Queue:
         lifts a limit. `base_url` is that of the endpoint `default`. `forget` drops what 429s have taught.
         """
         changes = limits_given(rpm=rpm, tpm=tpm, max_inflight=max_inflight, burst=burst)
-        url = load_settings(db=self.location, base_url=base_url).require_endpoint(endpoint).base_url
+        url = load_settings(db=self.location, base_url=base_url).require_server(endpoint).base_url
         name = enqueueing.answerer_of(self._store, worker).name
         return await change_limits(self._store, name, url, model, changes, forget=forget)
 

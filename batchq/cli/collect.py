@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.exits import EXIT_SOME_FAILED
+from batchq.cli.collected import exit_code, report, require_file
+from batchq.cli.naming import batch_argument
 from batchq.cli.opening import open_queue
 from batchq.cli.options import (
     DURATION,
     HELP_NAMES,
     command_class,
-    command_line,
     database_path,
     db_option,
+    json_option,
+    quiet_option,
     run_async,
     settings_of,
 )
 from batchq.cli.output_options import output_of, output_options
 from batchq.cli.reading_options import INPUT_FORMATS
 from batchq.display.messages import is_terminal, say
-from batchq.display.text import example_of, plural, told_cost
+from batchq.display.text import plural
 
 if TYPE_CHECKING:
     from batchq.collecting import Collected, Output
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Wait for a batch; write its results.")
-@click.argument("name")
+@batch_argument()
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to; else standard output.")
 @output_options
 @click.option("--id-field", metavar="NAME", help="The field or column of INPUT with each row's custom_id.")
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Exit with 3 if any job failed or was cancelled.")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it does not hold results.")
 @db_option
+@json_option
+@quiet_option
 def collect(
     name: str,
     out: Path | None,
@@ -56,6 +60,7 @@ def collect(
     strict: bool,
     force: bool,
     db: str | None,
+    as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> int:
     """Wait until the batch NAME is finished, then write every job in input order: by default a JSON line each.
@@ -76,6 +81,7 @@ def collect(
     if follow and no_wait:
         raise click.UsageError("--follow waits for the batch: leave out --no-wait")
     output = output_of(out, read=ReadOptions(input_format, id_field=id_field), **options)
+    require_file(output, as_json=as_json)
     settings = settings_of(db=db)
     location = settings.db
     if follow:
@@ -84,7 +90,7 @@ def collect(
         check_output(output, overwrite=force, database=database_path(settings))
     waiting = _Waiting(follow=follow, wait=not no_wait, timeout=wait_timeout, start_over=force)
     collected = run_async(lambda: _collect(location, name, output, waiting))
-    report(collected, output, db)
+    report(collected, output, db, as_json=as_json)
     return exit_code(collected, strict=strict)
 
 
@@ -144,44 +150,3 @@ async def _follow(store: Store, name: str, output: Output, waiting: _Waiting) ->
         return await follow(
             store, name, output, start_over=waiting.start_over, wait_timeout=waiting.timeout, on_progress=update
         )
-
-
-def report(collected: Collected, output: Output, db: str | None) -> None:
-    """Say on stderr what was written, and how jobs failed, with one example of each kind."""
-    name, counts, usage = collected.batch.name, collected.counts, collected.progress.usage
-    parts = [f"{counts.done:,} done"]
-    parts += [
-        f"{count:,} {what}"
-        for count, what in (
-            (counts.failed, "failed"),
-            (counts.cancelled, "cancelled"),
-            (counts.live, "not finished"),
-        )
-        if count
-    ]
-    if usage.input_tokens or usage.output_tokens:
-        parts.append(f"{usage.input_tokens or 0:,} tokens in, {usage.output_tokens or 0:,} out")
-    if collected.progress.cost:
-        parts.append(told_cost(collected.progress))
-    say(f"batchq: {name}: {', '.join(parts)}{_told_places(collected, output)}")
-    for group in collected.errors:
-        say(f"  {group.count:,} with {group.error_class}, e.g. {example_of(group)}")
-    if collected.errors:
-        position = str(collected.errors[0].example_position)
-        say(
-            f"batchq: {command_line('show', name, position, db=db)} tells all about one,"
-            f" {command_line('retry', name, db=db)} runs the failed ones again"
-        )
-
-
-def _told_places(collected: Collected, output: Output) -> str:
-    what = "row" if output.actual_format in {"csv", "tsv", "parquet"} else "line"
-    written = ((collected.written, output.path), (collected.set_aside, output.errors))
-    places = [f"{plural(count, what)} to {path}" for count, path in written if path is not None]
-    return f"; wrote {', '.join(places)}" if places else ""
-
-
-def exit_code(collected: Collected, *, strict: bool) -> int:
-    """Return 3 where every job should be done and one is not, else 0."""
-    counts = collected.counts
-    return EXIT_SOME_FAILED if strict and (counts.failed or counts.cancelled) else 0

@@ -14,6 +14,9 @@ COMMANDS = {
     "worker": "batchq.cli.worker:worker",
     "collect": "batchq.cli.collect:collect",
     "status": "batchq.cli.status:status",
+    "top": "batchq.cli.top:top",
+    "health": "batchq.cli.health:health",
+    "doctor": "batchq.cli.doctor:doctor",
     "show": "batchq.cli.show:show",
     "retry": "batchq.cli.operate:retry",
     "cancel": "batchq.cli.operate:cancel",
@@ -25,10 +28,45 @@ COMMANDS = {
     "seal": "batchq.cli.operate:seal",
     "purge": "batchq.cli.purge:purge",
     "db": "batchq.cli.db:db",
+    "config": "batchq.cli.config:config",
+    "completion": "batchq.cli.completion:completion",
+    "help": "batchq.cli.help:show_help",
+}
+# What has no section here stands in the last.
+SECTIONS = {
+    "Run prompts": ("run", "enqueue", "worker", "collect"),
+    "See how it goes": ("status", "top", "show"),
+    "Operate": ("retry", "cancel", "pause", "resume", "seal", "limit", "budget", "concurrency", "purge"),
+    "Look after it": ("health", "doctor", "exporter", "service", "db", "config", "completion", "help"),
+}
+# As the commands have it themselves; it is here so that the list of all imports none of them.
+SUMMARIES = {
+    "run": "Enqueue, work and collect in one.",
+    "enqueue": "Add the prompts of a file to a batch.",
+    "worker": "Run jobs; start as many as you like.",
+    "collect": "Wait for a batch; write its results.",
+    "status": "Show batches, workers and what waits.",
+    "top": "Watch batches, workers and limits on the terminal.",
+    "show": "Show one job with its attempts.",
+    "retry": "Run a batch's failed jobs again.",
+    "cancel": "Cancel what a batch has not finished.",
+    "pause": "Start no more jobs of a batch.",
+    "resume": "Go on after a pause or a halt.",
+    "seal": "Say that a batch is complete.",
+    "limit": "Limit a model's rate, for all workers together.",
+    "budget": "Show or change what a batch may cost.",
+    "concurrency": "Change how many calls workers make.",
+    "purge": "Delete batches and their results.",
+    "health": "Ask whether the workers here are well.",
+    "doctor": "Look for what keeps it from working.",
+    "db": "Check, upgrade or copy the database.",
+    "config": "Show the settings and their sources.",
+    "completion": "Print the completion script of a shell.",
+    "help": "Show the help of a command, or a table.",
 }
 
 
-@click.group(cls=group_class(), table=COMMANDS, context_settings=HELP_NAMES)
+@click.group(cls=group_class(), table=COMMANDS, sections=SECTIONS, summaries=SUMMARIES, context_settings=HELP_NAMES)
 @click.version_option(package_name="batchq", message="%(prog)s %(version)s")
 def batchq() -> None:
     """Run many prompts through a language model, and lose none.

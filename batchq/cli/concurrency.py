@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from batchq.cli.opening import open_queue
@@ -12,6 +14,8 @@ from batchq.cli.options import (
     command_class,
     database_of,
     db_option,
+    json_option,
+    quiet_option,
     run_async,
 )
 from batchq.display.messages import say
@@ -23,7 +27,9 @@ from batchq.display.text import plural
 @click.option("--pid", type=click.IntRange(1, MAX_INTEGER), help="Only the worker with this process id.")
 @click.option("--host", metavar="NAME", help="Only workers on this host.")
 @db_option
-def concurrency(calls: int, *, pid: int | None, host: str | None, db: str | None) -> None:
+@json_option
+@quiet_option
+def concurrency(calls: int, *, pid: int | None, host: str | None, db: str | None, as_json: bool) -> None:
     """Let running workers make CALLS calls at once from now on; each takes it over within seconds.
 
     \b
@@ -37,6 +43,8 @@ def concurrency(calls: int, *, pid: int | None, host: str | None, db: str | None
         which = " like that" if pid or host else ""
         raise UsageError(f"there is no live worker{which}: `batchq status` lists them")
     say(f"batchq: {plural(changed, 'worker')} will make {plural(calls, 'call')} at once")
+    if as_json:
+        click.echo(json.dumps({"workers": changed, "concurrency": calls}))
 
 
 async def _change(location: str, calls: int, pid: int | None, host: str | None) -> int:

@@ -18,4 +18,9 @@ COMMANDS = {
     cls=group_class(), table=COMMANDS, context_settings=HELP_NAMES, short_help="Check, upgrade or copy the database."
 )
 def db() -> None:
-    """Look after the database that the queue is in."""
+    """Look after the database that the queue is in.
+
+    \b
+    batchq db check
+    batchq db copy runs.db postgresql+psycopg://user@host/queue
+    """  # fmt: skip

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 def check(*, no_recount: bool, repair_tallies: bool, db: str | None, as_json: bool) -> int:
     """Check the database: its schema, its integrity, its indexes, and the tallies against the jobs.
 
+    \b
+    batchq db check
+    batchq db check --no-recount --json
+
     Changes nothing without --repair-tallies, except that an older SQLite file is upgraded when it is opened. Ends with
     1 if something is wrong.
     """

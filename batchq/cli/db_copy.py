@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.cli.options import HELP_NAMES, command_class, database_of, json_option, run_async
+from batchq.cli.options import HELP_NAMES, command_class, database_of, json_option, quiet_option, run_async
 from batchq.display.messages import say
 from batchq.display.text import plural
 
@@ -26,6 +26,7 @@ _UNITS = {"batches": "batch", "jobs": "job", "attempts": "attempt", "lanes": "la
 @click.option("--no-verify", is_flag=True, help="Do not compare all rows afterwards.")
 @click.option("--undo", is_flag=True, help="Let SOURCE be used again, after a copy that was broken off.")
 @json_option
+@quiet_option
 def copy(source: str, target: str, *, force: bool, no_verify: bool, undo: bool, as_json: bool) -> None:
     """Move the queue in SOURCE to TARGET: each a file or a URL, as --db takes it; TARGET is made if it is not there.
 
@@ -37,7 +38,9 @@ def copy(source: str, target: str, *, force: bool, no_verify: bool, undo: bool, 
     """
     source, target = database_of(source), database_of(target)
     if undo:
-        _undo(source, target, force=force)
+        undone = _undo(source, target, force=force)
+        if as_json:
+            click.echo(json.dumps({"undone": undone}))
         return
     moved = _move(source, target, force=force, verify=not no_verify)
     if as_json:
@@ -92,10 +95,12 @@ def _report(moved: Moved) -> None:
     say(f"batchq: {moved.source} is only read from now on; use {moved.target}")
 
 
-def _undo(source: str, target: str, *, force: bool) -> None:
+def _undo(source: str, target: str, *, force: bool) -> bool:
     from batchq.transfer import take_back
 
-    if run_async(lambda: take_back(source, target, force=force)):
+    undone = run_async(lambda: take_back(source, target, force=force))
+    if undone:
         say("batchq: the source can be used again; delete what the copy has left in its target")
     else:
         say("batchq: the source was not copied away: nothing changed")
+    return undone

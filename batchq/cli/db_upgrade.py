@@ -6,15 +6,19 @@ import json
 
 import click
 
-from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, run_async
+from batchq.cli.options import HELP_NAMES, command_class, database_of, db_option, json_option, quiet_option, run_async
 from batchq.display.messages import say
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Upgrade it to this version of batchq.")
 @db_option
 @json_option
+@quiet_option
 def upgrade(*, db: str | None, as_json: bool) -> None:
     """Upgrade a database that an older batchq made. Processes of that version stop at their next step.
+
+    \b
+    batchq db upgrade
 
     A SQLite file is upgraded by whatever command opens it first; PostgreSQL only by this one. There is no way back:
     keep a copy.

@@ -13,7 +13,16 @@ import click
 from batchq.cli.estimate import say_estimate
 from batchq.cli.limit import LimitsAsked, asked_limits, lane_url, limit_options
 from batchq.cli.opening import open_queue
-from batchq.cli.options import HELP_NAMES, command_class, command_line, db_option, json_option, run_async, settings_of
+from batchq.cli.options import (
+    HELP_NAMES,
+    command_class,
+    command_line,
+    db_option,
+    json_option,
+    quiet_option,
+    run_async,
+    settings_of,
+)
 from batchq.cli.request_options import (
     Asked,
     batch_name,
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
 @limit_options
 @db_option
 @json_option
+@quiet_option
 def enqueue(
     source: str,
     batch: str | None,

@@ -27,7 +27,7 @@ def say_estimate(survey: Survey, new: NewBatch, settings: Settings, rpm: float |
     from batchq.estimate import estimate
     from batchq.prices import Prices, can_estimate
 
-    endpoint = settings.endpoint(new.endpoint)
+    endpoint = settings.server(new.endpoint)
     prices = Prices(endpoint.base_url if endpoint else "", endpoint.prices if endpoint else None)
     found = estimate(survey, new, prices)
     if as_json:

@@ -15,28 +15,53 @@ from typing import TextIO, cast
 import click
 
 from batchq.concealing import without_keys
-from batchq.display.messages import say
+from batchq.display.messages import be_quiet, complain
 from batchq.display.text import one_line
 from batchq.errors import BadInput, BatchqError, OutputFailed, UsageError
+from batchq.exit_codes import ExitCode
 
-EXIT_FAILURE = 1
-EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130
+EXIT_FAILURE = ExitCode.FAILURE.value
+EXIT_SOME_FAILED = ExitCode.SOME_FAILED.value
+EXIT_INTERRUPTED = ExitCode.INTERRUPTED.value
 DEBUG_VARIABLE = "BATCHQ_DEBUG"
+# A shell asks by this what a word may become; see `completion`.
+COMPLETE_VARIABLE = "_BATCHQ_COMPLETE"
 # What a system says of a name that no file can have.
 _NO_NAMES = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 
 
 def run_command(command: click.Command, arguments: Sequence[str]) -> int:
     """Run a command and return its exit code: what its callback returns, or what its exception says."""
+    be_quiet(False)
+    if COMPLETE_VARIABLE in os.environ:
+        return _complete(command)
     try:
-        code = command.main(args=list(arguments), prog_name="batchq", standalone_mode=False)
+        code = command.main(args=list(arguments), prog_name="batchq", standalone_mode=False, color=_wants_color())
         sys.stdout.flush()
     except BaseException as error:
         if os.environ.get(DEBUG_VARIABLE) and not isinstance(error, click.ClickException | SystemExit):
             raise
         return _code_of(error)
     return code if isinstance(code, int) else 0
+
+
+def _complete(command: click.Command) -> int:
+    """Answer a shell that completes a word, as click does; what fails, fails without a word into the line."""
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    try:
+        command.main(args=[], prog_name="batchq", complete_var=COMPLETE_VARIABLE)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    except Exception:  # noqa: BLE001 - whatever it is, it belongs on no command line
+        return EXIT_FAILURE
+    return 0
+
+
+def _wants_color() -> bool | None:
+    """Whether colours go where nobody is known to see them; None where that is as usual."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
 
 
 def open_missing_streams() -> None:
@@ -73,7 +98,7 @@ def _code_of(error: BaseException) -> int:
         case click.ClickException():
             told = io.StringIO()
             error.show(told)
-            say(told.getvalue().removesuffix("\n"))
+            complain(told.getvalue().removesuffix("\n"))
             return error.exit_code
         case BatchqError():
             _explain(error)
@@ -81,7 +106,7 @@ def _code_of(error: BaseException) -> int:
                 _forget_stdout()
             return error.exit_code
         case KeyboardInterrupt() | click.Abort():
-            say("batchq: interrupted")
+            complain("batchq: interrupted")
             return EXIT_INTERRUPTED
         case BrokenPipeError():
             _forget_stdout()
@@ -94,17 +119,17 @@ def _code_of(error: BaseException) -> int:
             return _code_of(UsageError(f"{one_line(str(error.filename), 80)} can't be a file: {error.strerror}"))
         case _:
             what = f"{type(error).__name__}: {one_line(without_keys(str(error)))}"
-            say(f"batchq: unexpected {what}; run with {DEBUG_VARIABLE}=1 for the traceback")
+            complain(f"batchq: unexpected {what}; run with {DEBUG_VARIABLE}=1 for the traceback")
             return EXIT_FAILURE
 
 
 def _explain(error: BatchqError) -> None:
     if isinstance(error, BadInput):
         for example in error.examples:
-            say(example)
+            complain(example)
         if error.count > len(error.examples):
-            say(f"… and {error.count - len(error.examples):,} more")
-    say(f"batchq: {error}")
+            complain(f"… and {error.count - len(error.examples):,} more")
+    complain(f"batchq: {error}")
 
 
 def _is_of_stdout(error: OSError) -> bool:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from batchq.cli.opening import open_queue
-from batchq.cli.options import HELP_NAMES, MAX_INTEGER, command_class, db_option, run_async, settings_of
+from batchq.cli.options import (
+    HELP_NAMES,
+    MAX_INTEGER,
+    command_class,
+    db_option,
+    json_option,
+    quiet_option,
+    run_async,
+    settings_of,
+)
+from batchq.display.lanes import limits_of
 from batchq.display.messages import say
 from batchq.escapes import clean
 from batchq.limits import LEAST, LimitChanges, change_limits
@@ -93,6 +104,8 @@ def asked_limits(options: dict[str, Any]) -> LimitsAsked:
 @click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
 @click.option("--forget", is_flag=True, help="Forget the rate that 429s have taught.")
 @db_option
+@json_option
+@quiet_option
 def limit(
     model: str,
     *,
@@ -101,6 +114,7 @@ def limit(
     base_url: str | None,
     forget: bool,
     db: str | None,
+    as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
     """Set what MODEL may be asked, by all worker processes on this queue together; show it without options.
@@ -115,12 +129,14 @@ def limit(
 
     limits = asked_limits(options)
     settings = settings_of(db=db, base_url=base_url)
-    url = settings.require_endpoint(endpoint).base_url
+    url = settings.require_server(endpoint).base_url
     lane, used, elsewhere = run_async(
         lambda: _limit(settings.db, worker_name(worker), endpoint, url, model, limits, forget=forget)
     )
     told = describe(lane) + ("" if used else f"; no batch asks {worker} for {model} yet")
-    if limits or forget:
+    if as_json:
+        click.echo(json.dumps(asdict(lane) | {"used": used, "other_servers": elsewhere}))
+    elif limits or forget:
         say(f"batchq: {told}")
     else:
         click.echo(clean(told))
@@ -151,7 +167,7 @@ def lane_url(settings: Settings, endpoint: str, limits: LimitsAsked) -> str:
     """Return the server whose lane is limited. Raises UsageError where limits name one that is not known here."""
     from batchq.errors import UsageError
 
-    found = settings.endpoint(endpoint)
+    found = settings.server(endpoint)
     if found is None and limits:
         raise UsageError(f"its limits can't be set: {settings.unknown_endpoint(endpoint)}")
     return "" if found is None else found.base_url
@@ -163,17 +179,3 @@ def describe(lane: Lane) -> str:
 
     parts = limits_of(lane) or ["no limit"]
     return f"{lane_label(lane)}: {', '.join(parts)}"
-
-
-def limits_of(lane: Lane) -> list[str]:
-    """Return what limits a lane, configured or learned."""
-    parts = []
-    if lane.rpm is not None:
-        parts.append(f"{lane.rpm:,.6g} requests/min (bursts of {lane.burst:,.3g})")
-    if lane.tpm is not None:
-        parts.append(f"{lane.tpm:,.6g} tokens/min")
-    if lane.max_inflight is not None:
-        parts.append(f"at most {lane.max_inflight:,} in flight")
-    if lane.learned_rpm is not None:
-        parts.append(f"learned {lane.learned_rpm:,.0f} requests/min")
-    return parts

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchq.cli.naming import batch_argument
 from batchq.cli.opening import open_queue
-from batchq.cli.options import HELP_NAMES, command_class, command_line, database_of, db_option, run_async
+from batchq.cli.options import (
+    HELP_NAMES,
+    command_class,
+    command_line,
+    database_of,
+    db_option,
+    json_option,
+    quiet_option,
+    run_async,
+)
 from batchq.display.messages import say
 from batchq.display.text import dollars
 from batchq.errors import UsageError
@@ -37,10 +48,12 @@ DOLLARS = Dollars()
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Show or change what a batch may cost.")
-@click.argument("name")
+@batch_argument()
 @click.argument("amount", required=False, metavar="[DOLLARS|none]")
 @db_option
-def budget(name: str, amount: str | None, *, db: str | None) -> None:
+@json_option
+@quiet_option
+def budget(name: str, amount: str | None, *, db: str | None, as_json: bool) -> None:
     """Show what the batch NAME has cost and may cost; with DOLLARS, change that; with `none`, lift it.
 
     \b
@@ -49,7 +62,9 @@ def budget(name: str, amount: str | None, *, db: str | None) -> None:
     """
     wanted = None if amount in {None, "none"} else DOLLARS.convert(amount, None, None)
     progress = run_async(lambda: _budget(database_of(db), name, wanted, change=amount is not None))
-    if amount is None:
+    if as_json:
+        click.echo(json.dumps(_as_json(progress)))
+    elif amount is None:
         click.echo(clean(f"{name}: {spent_of(progress)}"))
     else:
         say(f"batchq: {name}: {spent_of(progress)}")
@@ -59,6 +74,17 @@ def budget(name: str, amount: str | None, *, db: str | None) -> None:
         say(f"batchq: nothing of it starts any more, since no answer tells its cost; {lift} lets it go on")
     if progress.over_budget and not progress.finished:
         say(f"batchq: nothing of it starts any more; {command_line('budget', name, 'DOLLARS', db=db)} raises it")
+
+
+def _as_json(progress: Progress) -> dict[str, object]:
+    return {
+        "batch": progress.batch.name,
+        "budget_nano_dollars": progress.batch.budget,
+        "cost_nano_dollars": progress.cost,
+        "estimated_nano_dollars": progress.estimated,
+        "unpriced": progress.unpriced,
+        "over_budget": progress.over_budget,
+    }
 
 
 async def _budget(location: str, name: str, wanted: int | None, *, change: bool) -> Progress:

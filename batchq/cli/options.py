@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Coroutine
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchq.display.messages import is_terminal
+from batchq.display.messages import be_quiet, is_terminal
+from batchq.durations import parse_duration
 
 if TYPE_CHECKING:
     from batchq.config import Settings
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
-MAX_DURATION_DAYS = 3650
 # What every database holds in an INTEGER, and in a BIGINT.
 MAX_INTEGER = 2**31 - 1
 MAX_BIGINT = 2**63 - 1
@@ -39,13 +36,10 @@ class Duration(click.ParamType[float]):
         """Return seconds."""
         if isinstance(value, int | float):
             return float(value)
-        match = _DURATION.fullmatch(str(value).strip().lower())
-        if match is None:
-            self.fail(f"{value!r} is not a duration; write 90s, 15m, 2h or 30d", param, ctx)
-        seconds = float(match[1]) * _UNITS[match[2]]
-        if seconds > MAX_DURATION_DAYS * _UNITS["d"]:
-            self.fail(f"{value!r} is too long: at most {MAX_DURATION_DAYS}d", param, ctx)
-        return seconds
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 DURATION = Duration()
@@ -77,13 +71,37 @@ def db_option(command: Callable[..., T]) -> Callable[..., T]:
 insecure_option = click.option(
     "--insecure", is_flag=True, help="Call servers over http:// too: others may read keys, prompts and answers."
 )
+# These have settings of the same names: what is not given is read there.
+concurrency_option = click.option(
+    "-c", "--concurrency", type=click.IntRange(1, MAX_CONCURRENCY), help="Calls at once.  [default: 16]"
+)
+lease_option = click.option("--lease", type=DURATION, help="How long a claim lasts unless renewed.  [default: 60s]")
+drain_option = click.option(
+    "--drain-timeout",
+    type=DURATION,
+    help="How long calls may finish after the first Ctrl-C or SIGTERM.  [default: 120s]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+def _be_quiet(_context: click.Context, _option: click.Parameter, given: bool) -> None:
+    if given:
+        be_quiet(True)
+
+
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, expose_value=False, callback=_be_quiet, help="Say nothing on stderr but errors."
+)
 
 
 @cache
 def on_terminal() -> bool:
-    """Whether a person may see colours."""
-    return is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    """Whether a person may see colours: NO_COLOR forbids them, FORCE_COLOR wants them into a pipe too."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb"
 
 
 @cache

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from batchq.cli.exits import EXIT_FAILURE
+from batchq.cli.naming import batch_argument
 from batchq.cli.opening import open_queue
-from batchq.cli.options import DURATION, HELP_NAMES, command_class, database_of, db_option, run_async
+from batchq.cli.options import (
+    DURATION,
+    HELP_NAMES,
+    command_class,
+    database_of,
+    db_option,
+    json_option,
+    quiet_option,
+    run_async,
+)
 from batchq.display.messages import is_terminal, say
 from batchq.display.text import one_line, plural
 
@@ -20,13 +31,22 @@ _SHOWN_BATCHES = 10
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Delete batches and their results.")
-@click.argument("name", required=False)
+@batch_argument(required=False)
 @click.option("--older-than", type=DURATION, metavar="AGE", help="All batches finished for longer, e.g. 30d.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also if jobs are unfinished.")
 @db_option
-def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool, db: str | None) -> int:
-    """Delete the batch NAME, or all that finished long ago: jobs, results and the log of their attempts."""
+@json_option
+@quiet_option
+def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool, db: str | None, as_json: bool) -> int:
+    """Delete the batch NAME, or all that finished long ago: jobs, results and the log of their attempts.
+
+    \b
+    batchq purge demo
+    batchq purge --older-than 30d --yes
+
+    It asks before; where nobody can be asked, it wants --yes.
+    """  # fmt: skip
     if name is None and older_than is None:
         raise click.UsageError("name a batch, or give --older-than AGE")
     if name is not None and older_than is not None:
@@ -35,6 +55,7 @@ def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool,
     chosen = run_async(lambda: _choose(location, name, older_than, force=force))
     if not chosen:
         say("batchq: no batch has been finished for that long")
+        _print(chosen, as_json=as_json)
         return 0
     jobs = plural(sum(batch.size for batch in chosen), "job")
     if not (yes or _confirmed(f"Delete {_names(chosen)} with {jobs} for good?")):
@@ -42,7 +63,14 @@ def purge(name: str | None, *, older_than: float | None, yes: bool, force: bool,
         return EXIT_FAILURE
     run_async(lambda: _purge(location, chosen))
     say(f"batchq: deleted {plural(len(chosen), 'batch')} with {jobs}")
+    _print(chosen, as_json=as_json)
     return 0
+
+
+def _print(purged: list[Batch], *, as_json: bool) -> None:
+    if as_json:
+        names = [batch.name for batch in purged]
+        click.echo(json.dumps({"purged": names, "jobs": sum(batch.size for batch in purged)}))
 
 
 async def _choose(location: str, name: str | None, older_than: float | None, *, force: bool) -> list[Batch]:

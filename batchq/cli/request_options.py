@@ -141,7 +141,7 @@ def surveyed(path: Path | None, asked: Asked, settings: Settings) -> Iterator[tu
     from batchq.producer import complete
     from batchq.survey import survey_input
 
-    new = _new_batch(asked)
+    new = _new_batch(asked, settings)
     needs_model, may_use_model = _model_needs(asked.worker)
     options, selection = read_options(asked), selection_of(asked)
     database = database_path(settings)
@@ -222,7 +222,16 @@ def _timeout_ms(asked: Asked) -> int | None:
     return timeout_ms
 
 
-def _new_batch(asked: Asked) -> NewBatch:
+def _policy_of_new(asked: Asked, settings: Settings) -> Policy:
+    """Return the policy of a batch that is not there yet: what was not asked for is as the settings say."""
+    return replace(
+        policy_of(asked),
+        max_attempts=asked.max_attempts or settings.max_attempts,
+        call_timeout_ms=_timeout_ms(asked) or round(settings.call_timeout * 1000),
+    )
+
+
+def _new_batch(asked: Asked, settings: Settings) -> NewBatch:
     from batchq.discovery import worker_name
     from batchq.terms import Terms, check_terms
 
@@ -239,7 +248,7 @@ def _new_batch(asked: Asked) -> NewBatch:
         schema=None if asked.schema is None else _read_schema(asked.schema),
         schema_tries=asked.schema_tries,
         samples=asked.samples,
-        policy=policy_of(asked),
+        policy=_policy_of_new(asked, settings),
     )
     check_terms(terms)
     return terms.new_batch("")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.collect import exit_code, report
+from batchq.cli.collected import exit_code, report
 from batchq.cli.enqueue import checked_name
 from batchq.cli.limit import LimitsAsked, asked_limits, limit_options
+from batchq.cli.log_options import log_options
 from batchq.cli.opening import open_queue
 from batchq.cli.options import (
-    DURATION,
     HELP_NAMES,
-    MAX_CONCURRENCY,
     command_class,
     command_line,
+    concurrency_option,
     database_path,
     db_option,
+    drain_option,
     insecure_option,
+    json_option,
+    lease_option,
+    quiet_option,
     settings_of,
 )
-from batchq.cli.output_options import output_of, output_options, output_options_of
+from batchq.cli.output_options import output_options, output_options_of
 from batchq.cli.request_options import (
     Asked,
     batch_name,
@@ -37,8 +41,10 @@ from batchq.cli.request_options import (
     thrift_of,
     told_thrift,
 )
-from batchq.cli.worker import lease_in_ms
-from batchq.display.messages import say
+from batchq.cli.run_outputs import outputs_of, spare_input
+from batchq.cli.servers import named_elsewhere, servers_of
+from batchq.cli.worker import require_lease
+from batchq.display.messages import is_quiet, say
 from batchq.display.text import plural
 
 if TYPE_CHECKING:
@@ -52,9 +58,7 @@ if TYPE_CHECKING:
     from batchq.survey import Survey
     from batchq.worker import Endpoint
 
-_MODEL = "{model}"
 _KEEP_SECONDS = 2.0
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Enqueue, work and collect in one.")
@@ -65,35 +69,39 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 )  # fmt: skip
 @click.option("--batch", metavar="NAME", help="The batch's name; else the file's, with a hash of the settings.")
 @click.option("--fresh", is_flag=True, help="Ask everything again, whatever was answered before.")
-@click.option(
-    "-c", "--concurrency", type=click.IntRange(1, MAX_CONCURRENCY), default=16, show_default=True, help="Calls at once."
-)
+@concurrency_option
 @click.option("--base-url", metavar="URL", help="The server of the endpoint `default`, instead of OpenRouter.")
 @insecure_option
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
-@click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
-@click.option("--drain-timeout", type=DURATION, default="120s", show_default=True, help="Time to finish after Ctrl-C.")
+@lease_option
+@drain_option
 @output_options
 @click.option("--strict", is_flag=True, help="Exit with 3 if any job failed or was cancelled.")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it does not hold results.")
+@log_options(default="warning")
 @request_options
 @limit_options
 @db_option
+@json_option
+@quiet_option
 def run(
     source: str,
     out: Path,
     *,
     batch: str | None,
     fresh: bool,
-    concurrency: int,
+    concurrency: int | None,
     base_url: str | None,
     insecure: bool,
     api_key_file: Path | None,
-    lease: float,
-    drain_timeout: float,
+    lease: float | None,
+    drain_timeout: float | None,
     strict: bool,
     force: bool,
+    log_level: str | None,
+    log_format: str | None,
     db: str | None,
+    as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> int:
     """Run the prompts of INPUT and write the answers to FILE, in order; run it again to resume.
@@ -110,16 +118,29 @@ def run(
 
     limits, shape = asked_limits(options), output_options_of(options)
     asked, path = Asked(**options), None if source == "-" else Path(source)
-    outputs = _outputs(out, asked, shape)
+    outputs = outputs_of(out, asked, shape)
     name = checked_name(batch, path)
-    settings = settings_of(db=db, base_url=base_url, insecure=insecure or None, api_key_file=api_key_file)
+    require_lease(lease)
+    settings = settings_of(
+        db=db,
+        base_url=base_url,
+        insecure=insecure or None,
+        api_key_file=api_key_file,
+        concurrency=concurrency,
+        lease=lease,
+        drain_timeout=drain_timeout,
+        log_level=log_level,
+        log_format=log_format,
+    )
     for output in outputs:
-        _spare(output, path, asked.skip_bad)
+        spare_input(output, path, asked.skip_bad)
         check_output(output, overwrite=force, database=database_path(settings))
     endpoint = settings.require_endpoint(asked.endpoint)
     settings.refuse_insecure(endpoint)
+    for called in servers_of(settings, {asked.endpoint}.intersection(named_elsewhere(settings))):
+        say(f"batchq: {called.told()}")
     workers = _ready_workers(asked.worker, endpoint)
-    runs = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty=True)
+    runs = RunnerOptions(settings.concurrency, round(settings.lease * 1000), settings.drain_timeout, until_empty=True)
     with surveyed(path, asked, settings) as (survey, unnamed):
         own = next(iter(workers.values()))
         server = server_setting(endpoint.base_url)
@@ -132,48 +153,18 @@ def run(
             say(f"batchq: {found.name} is kept as it is; the same command goes on with it")
         return code
     return max(
-        _collect(work, found.name, output, db, strict=strict)
+        _collect(work, found.name, output, db, strict=strict, as_json=as_json)
         for output, found in zip(outputs, work.batches, strict=True)
     )
 
 
-def _collect(work: _Work, name: str, output: Output, db: str | None, *, strict: bool) -> int:
+def _collect(work: _Work, name: str, output: Output, db: str | None, *, strict: bool, as_json: bool) -> int:
     """Write what a batch has come to and say so; return the exit code that this means."""
     from batchq.process import run_event_loop
 
     collected = run_event_loop(partial(_write, work.settings, name, output))
-    report(collected, output, db)
+    report(collected, output, db, as_json=as_json)
     return exit_code(collected, strict=strict)
-
-
-def _outputs(out: Path, asked: Asked, shape: dict[str, Any]) -> list[Output]:
-    """Return the output of each model's answers."""
-    from batchq.formats import ReadOptions
-
-    if shape["with_input"] is not None and (asked.limit is not None or asked.sample is not None):
-        raise click.UsageError("--with-input joins all rows of the input: leave out --limit and --sample")
-    read = ReadOptions(asked.input_format, id_field=asked.id_field)
-    errors = shape.pop("errors")
-    outs = _for_models(out, asked.models, "-o")
-    aside = [None] * len(outs) if errors is None else _for_models(errors, asked.models, "--errors")
-    return [output_of(target, errors=failed, read=read, **shape) for target, failed in zip(outs, aside, strict=True)]
-
-
-def _for_models(out: Path, models: tuple[str, ...], flag: str) -> list[Path]:
-    """Return the file for each model: {model} in the name stands for it."""
-    chosen = list(dict.fromkeys(models))
-    if len(chosen) > 1 and _MODEL not in out.name:
-        raise click.UsageError(
-            f"several models need several files: put {_MODEL} into the name,"
-            f" e.g. {flag} {out.stem}-{_MODEL}{out.suffix}"
-        )
-    if _MODEL in out.name and not chosen:
-        raise click.UsageError(f"{_MODEL} in the name of the file stands for --model, which is not given")
-    names = [_NOT_IN_NAMES.sub("_", model) for model in chosen]
-    found = [out.with_name(out.name.replace(_MODEL, name)) for name in names] or [out]
-    if len(set(found)) < len(found):
-        raise click.UsageError(f"two of the models have the same name in {out}: run them one by one")
-    return found
 
 
 def _with_own(new: NewBatch, worker: FoundWorker, models: tuple[str, ...], server: dict[str, Json]) -> NewBatch:
@@ -202,17 +193,6 @@ def _ready_workers(reference: str, endpoint: Endpoint) -> dict[str, FoundWorker]
     return workers
 
 
-def _spare(output: Output, source: Path | None, skip_bad: Path | None) -> None:
-    """Raise a usage error where the results would replace the input, or the bad rows that were set aside."""
-    from batchq.formats import same_file
-
-    for out, flag in ((output.path, "-o"), (output.errors, "--errors")):
-        if out is not None and source is not None and same_file(out, source):
-            raise click.UsageError(f"{out} is the input itself: name another file with {flag}")
-        if out is not None and skip_bad is not None and same_file(out, skip_bad):
-            raise click.UsageError(f"{out} can't hold both the results ({flag}) and the bad rows (--skip-bad)")
-
-
 @dataclass(slots=True)
 class _Work:
     """Enqueues, and runs what was enqueued to its end."""
@@ -233,10 +213,13 @@ class _Work:
         from batchq.errors import CannotGoOn
         from batchq.log import set_up_logging
         from batchq.process import run_event_loop
+        from batchq.telemetry.exporting import exporting
 
-        set_up_logging("warning")
+        level = self.settings.log_level if "log_level" in self.settings.model_fields_set else _usual_level()
+        set_up_logging(level, json_lines={"json": True, "text": False}.get(self.settings.log_format))
         try:
-            return run_event_loop(self._enqueue_and_work)
+            with exporting(os.environ):
+                return run_event_loop(self._enqueue_and_work)
         except CannotGoOn as error:
             name = self.batches[0].name if self.batches else self.new[0].name
             collect = command_line("collect", name, "--no-wait", "-o", "FILE", db=db)
@@ -302,6 +285,10 @@ def _tell(found: Synchronised, store: Store) -> None:
     say(f"batchq: {done.batch.name} in {store.location}: {', '.join(parts)}")
     for name in found.superseded:
         say(f"batchq: {name}, which had other rows, is cancelled: {done.batch.name} takes its place")
+
+
+def _usual_level() -> str:
+    return "error" if is_quiet() else "warning"
 
 
 async def _write(settings: Settings, name: str, output: Output) -> Collected:

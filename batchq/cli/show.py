@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchq.cli.naming import batch_argument
 from batchq.cli.opening import open_queue, tell_if_moved
 from batchq.cli.options import HELP_NAMES, MAX_BIGINT, command_class, database_of, db_option, json_option, run_async
 from batchq.display.text import dollars, one_line, table
@@ -21,12 +22,17 @@ _ATTEMPTS_HEADER = ("try", "outcome", "started", "seconds", "status", "in", "out
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Show one job with its attempts.")
-@click.argument("name")
+@batch_argument()
 @click.argument("position", type=click.IntRange(0, MAX_BIGINT), metavar="POSITION")
 @db_option
 @json_option
 def show(name: str, position: int, *, db: str | None, as_json: bool) -> None:
-    """Show the job at POSITION (from 0) of the batch NAME: prompt, result or error, and every attempt."""
+    """Show the job at POSITION (from 0) of the batch NAME: prompt, result or error, and every attempt.
+
+    \b
+    batchq show demo 17
+    batchq show demo 17 --json | jq .log
+    """  # fmt: skip
     location = database_of(db)
     job, attempts = run_async(lambda: _read(location, name, position))
     if as_json:

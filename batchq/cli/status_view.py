@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from batchq.cli.limit import limits_of
-from batchq.display.text import dollars, one_line, plural, table, told_cost
+from batchq.display.lanes import limits_of, stop_of
+from batchq.display.text import dollars, duration, one_line, plural, table, told_cost
 from batchq.installed import installed_version
 
 if TYPE_CHECKING:
-    from batchq.jobs import ErrorGroup, Lane, Progress, RunnerInfo
+    from batchq.coordinator import Pace
+    from batchq.jobs import Lane, Overview, Progress, RunnerInfo
+    from batchq.overview import Paces
 
 _HEADER = ("batch", "state", "jobs", "done", "failed", "in flight", "ended", "tokens", "cost")
+_PACE_HEADER = ("per second", "left")
 _SHOWN_ERRORS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The queue at one moment; `older` counts finished batches that are left out, `errors` are by batch."""
+def lines_of(found: Overview, paces: Paces | None = None) -> list[str]:
+    """Return a status as lines, with `paces` where it is watched.
 
-    database: str
-    batches: tuple[Progress, ...]
-    older: int
-    runners: tuple[RunnerInfo, ...]
-    lanes: tuple[Lane, ...]
-    errors: Mapping[str, tuple[ErrorGroup, ...]]
-    now: int
-    moved_to: str | None
-
-
-def lines_of(found: Status) -> list[str]:
-    """Return a status as lines; what came from outside may still hold control characters."""
+    What came from outside may still hold control characters.
+    """
+    from batchq.overview import why_waits
     from batchq.waiting import told_moved
 
     lines = [] if found.moved_to is None else [told_moved(found.moved_to)]
     lines += [f"database {found.database}", ""]
     if found.batches:
-        lines += table(_HEADER, [_row(progress) for progress in found.batches], left=2)
+        header = _HEADER if paces is None else (*_HEADER, *_PACE_HEADER)
+        lines += table(header, [_row(progress, paces) for progress in found.batches], left=2)
     else:
         lines.append("no batches yet")
     if found.older:
-        lines.append(f"and {plural(found.older, 'older batch')} that ended")
+        ended = ", some of them unfinished" if found.more_unfinished else " that ended"
+        lines.append(f"and {plural(found.older, 'older batch')}{ended}")
     for progress in found.batches:
-        if why := _why_waiting(progress, found):
+        if why := why_waits(progress, found):
             lines += ["", f"{one_line(progress.batch.name, 60)} waits: {one_line(why, 500)}"]
     lines += _spend_lines(found) + _error_lines(found)
     lines += ["", f"{plural(len(found.runners), 'live worker')}"]
@@ -58,48 +52,32 @@ def lines_of(found: Status) -> list[str]:
     return lines + (["", "lanes", *shown] if shown else [])
 
 
-def json_of(found: Status) -> dict[str, object]:
-    """Return a status as a machine reads it: money in nano-dollars, times in ms."""
+def json_of(found: Overview, paces: Paces | None = None) -> dict[str, object]:
+    """Return a status as a machine reads it: money in nano-dollars, times in ms, rates where it is watched."""
+    from batchq.overview import Paces, why_waits
+
+    seen = paces or Paces()
     return {
         "database": found.database,
+        "now": found.now,
         "moved_to": found.moved_to,
-        "batches": [_batch_json(progress, found) | {"waiting": _why_waiting(progress, found)}
-                    for progress in found.batches],
+        "batches": [_batch_json(progress, found) | _pace_json(progress, seen.of(progress))
+                    | {"waiting": why_waits(progress, found)} for progress in found.batches],
         "models": [
             {"model": model, "cost_nano_dollars": spend.cost, "estimated_nano_dollars": spend.estimated,
              "unpriced": spend.unpriced, "input_tokens": spend.input_tokens, "output_tokens": spend.output_tokens}
             for model, spend in _by_model(found).items()
         ],
         "older_batches": found.older,
+        "more_unfinished": found.more_unfinished,
         "workers": [_runner_json(runner) for runner in found.runners],
         "lanes": [asdict(lane) for lane in found.lanes],
     }  # fmt: skip
 
 
-def state_of(progress: Progress) -> str:
-    """Return one word for where a batch stands."""
-    state = progress.batch.state.value
-    if state != "open":
-        return state
-    if progress.finished:
-        return "finished"
-    if progress.batch.sealed_at is None:
-        return "adding" if progress.enqueueing else "incomplete"
-    if progress.running:
-        return "running"
-    if progress.over_budget:
-        return "over budget"
-    return "halted" if any(lane.halted_at is not None for lane in progress.lanes) else "waiting"
+def _row(progress: Progress, paces: Paces | None) -> tuple[str, ...]:
+    from batchq.overview import state_of
 
-
-def _why_waiting(progress: Progress, found: Status) -> str | None:
-    """Say what a batch waits for; nothing where it would wait in vain, since its queue is in another place."""
-    from batchq.waiting import why_waiting
-
-    return why_waiting(progress, found.database) if found.moved_to is None else None
-
-
-def _row(progress: Progress) -> tuple[str, ...]:
     counts, usage = progress.counts, progress.usage
     percent = f"{100 * counts.final / counts.total:.0f}%" if counts.total else "-"
     return (
@@ -112,6 +90,15 @@ def _row(progress: Progress) -> tuple[str, ...]:
         percent,
         f"{(usage.input_tokens or 0) + (usage.output_tokens or 0):,}",
         told_cost(progress),
+        *(() if paces is None else _pace_cells(progress, paces.of(progress))),
+    )
+
+
+def _pace_cells(progress: Progress, pace: Pace) -> tuple[str, str]:
+    rate, left = pace.per_second, pace.seconds_left(progress)
+    return (
+        "-" if rate is None or progress.finished else f"{rate:,.1f}",
+        "-" if left is None or progress.finished else duration(left),
     )
 
 
@@ -126,7 +113,7 @@ class _Spend:
     output_tokens: int = 0
 
 
-def _by_model(found: Status) -> dict[str, _Spend]:
+def _by_model(found: Overview) -> dict[str, _Spend]:
     models: defaultdict[str, _Spend] = defaultdict(_Spend)
     for progress in found.batches:
         spend = models[progress.batch.model]
@@ -139,7 +126,7 @@ def _by_model(found: Status) -> dict[str, _Spend]:
     return dict(models)
 
 
-def _spend_lines(found: Status) -> list[str]:
+def _spend_lines(found: Overview) -> list[str]:
     lines = [
         f"  {one_line(progress.batch.name, 60)}: {dollars(progress.cost) if progress.cost is not None else 'unknown'}"
         f" of a budget of {dollars(progress.batch.budget)}"
@@ -157,7 +144,7 @@ def _spend_lines(found: Status) -> list[str]:
     return ["", "spend", *lines] if lines else []
 
 
-def _error_lines(found: Status) -> list[str]:
+def _error_lines(found: Overview) -> list[str]:
     lines: list[str] = []
     for name, groups in found.errors.items():
         lines += ["", f"errors of {one_line(name, 60)}"]
@@ -181,18 +168,12 @@ def _other_version(runner: RunnerInfo) -> str:
 
 def _lane_line(lane: Lane, now: int) -> str | None:
     """Return what there is to say of a lane; None where nothing limits or keeps it."""
-    from batchq.waiting import clock, lane_label
+    from batchq.waiting import lane_label
 
-    state = []
-    if lane.halted_at is not None:
-        state.append(f"halted since {clock(lane.halted_at)}: {one_line(lane.reason or 'no reason given')}")
-        state.append(f"next try at {clock(lane.probe_at)}")
-    elif (lane.paused_until or 0) > now:
-        state.append(f"throttled until {clock(lane.paused_until)}: {one_line(lane.reason or 'no reason given')}")
-    limits = limits_of(lane)
-    if not state and not limits:
+    told = [*stop_of(lane, now), *limits_of(lane)]
+    if not told:
         return None
-    return f"  {lane_label(lane)}: {'; '.join([*state, *limits, f'{lane.in_flight:,} in flight now'])}"
+    return f"  {lane_label(lane)}: {'; '.join([*told, f'{lane.in_flight:,} in flight now'])}"
 
 
 def _runner_json(runner: RunnerInfo) -> dict[str, object]:
@@ -200,7 +181,13 @@ def _runner_json(runner: RunnerInfo) -> dict[str, object]:
     return asdict(runner) | {"batch_ids": served}
 
 
-def _batch_json(progress: Progress, found: Status) -> dict[str, object]:
+def _pace_json(progress: Progress, pace: Pace) -> dict[str, object]:
+    return {"jobs_per_second": pace.per_second, "seconds_left": pace.seconds_left(progress)}
+
+
+def _batch_json(progress: Progress, found: Overview) -> dict[str, object]:
+    from batchq.overview import state_of
+
     return {
         "name": progress.batch.name,
         "state": state_of(progress),

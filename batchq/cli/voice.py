@@ -11,9 +11,9 @@ from batchq.errors import BatchqError
 from batchq.jobs import Batch, Counts
 
 
-def start_logging(level: str) -> Voice:
+def start_logging(level: str, form: str) -> Voice:
     """Set up the log, and return the voice that fits it: every line of stderr is JSON, or none is."""
-    for_people = is_terminal(sys.stderr)
+    for_people = is_terminal(sys.stderr) if form == "auto" else form == "text"
     log.set_up_logging(level, json_lines=not for_people)
     return Voice() if for_people else LogVoice()
 

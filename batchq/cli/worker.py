@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from batchq.cli.log_options import log_options
 from batchq.cli.options import (
-    DURATION,
     HELP_NAMES,
-    MAX_CONCURRENCY,
     command_class,
+    concurrency_option,
     db_option,
+    drain_option,
     insecure_option,
+    lease_option,
     settings_of,
 )
 from batchq.display.text import plural
@@ -32,9 +35,7 @@ _SHOWN_BATCHES = 10
 
 
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Run jobs; start as many as you like.")
-@click.option(
-    "-c", "--concurrency", type=click.IntRange(1, MAX_CONCURRENCY), default=16, show_default=True, help="Calls at once."
-)
+@concurrency_option
 @click.option("--batch", "batches", multiple=True, metavar="NAME", help="Serve only this batch. Repeatable.")
 @click.option(
     "--worker",
@@ -47,20 +48,12 @@ _SHOWN_BATCHES = 10
 @insecure_option
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="A file that holds its key.")
 @click.option("--until-empty", is_flag=True, help="End when nothing is left to do: 0, or 5 if what is left is stuck.")
-@click.option("--lease", type=DURATION, default="60s", show_default=True, help="How long a claim lasts unless renewed.")
-@click.option(
-    "--drain-timeout",
-    type=DURATION,
-    default="120s",
-    show_default=True,
-    help="How long calls may finish after the first Ctrl-C or SIGTERM.",
-)
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@lease_option
+@drain_option
+@log_options(default="info")
 @db_option
 def worker(
-    concurrency: int,
+    concurrency: int | None,
     batches: tuple[str, ...],
     references: tuple[str, ...],
     *,
@@ -68,9 +61,10 @@ def worker(
     insecure: bool,
     api_key_file: Path | None,
     until_empty: bool,
-    lease: float,
-    drain_timeout: float,
-    log_level: str,
+    lease: float | None,
+    drain_timeout: float | None,
+    log_level: str | None,
+    log_format: str | None,
     db: str | None,
 ) -> int:
     """Run the jobs of all batches that this process can serve, until stopped.
@@ -83,25 +77,40 @@ def worker(
     Ctrl-C or SIGTERM once: finish what runs and end. Twice: give it back at once.
     """  # fmt: skip
     from batchq.cli.voice import start_logging
+    from batchq.dump import dump_threads_from_now_on
     from batchq.errors import BatchqError
     from batchq.process import gather_workers, run_event_loop
     from batchq.runner import RunnerOptions
+    from batchq.telemetry.exporting import exporting
 
-    options = RunnerOptions(concurrency, lease_in_ms(lease), drain_timeout, until_empty)
-    voice = start_logging(log_level)
+    require_lease(lease)
+    dump_threads_from_now_on()
+    voice = start_logging(log_level or "info", log_format or "auto")
     try:
-        settings = settings_of(db=db, base_url=base_url, insecure=insecure or None, api_key_file=api_key_file)
+        settings = settings_of(
+            db=db,
+            base_url=base_url,
+            insecure=insecure or None,
+            api_key_file=api_key_file,
+            concurrency=concurrency,
+            lease=lease,
+            drain_timeout=drain_timeout,
+            log_level=log_level,
+            log_format=log_format,
+        )
+        voice = start_logging(settings.log_level, settings.log_format)
+        options = RunnerOptions(settings.concurrency, round(settings.lease * 1000), settings.drain_timeout, until_empty)
         workers = gather_workers(references)
-        return run_event_loop(lambda: _serve(voice, settings, workers, options, batches))
+        with exporting(os.environ):
+            return run_event_loop(lambda: _serve(voice, settings, workers, options, batches))
     except BatchqError as error:
         return voice.failed(error)
 
 
-def lease_in_ms(seconds: float) -> int:
-    """Return a lease in ms; raise a usage error for one too short to be renewed in time."""
-    if seconds < MIN_LEASE_SECONDS:
+def require_lease(seconds: float | None) -> None:
+    """Raise a usage error for a lease too short to be renewed in time."""
+    if seconds is not None and seconds < MIN_LEASE_SECONDS:
         raise click.UsageError(f"--lease must be at least {MIN_LEASE_SECONDS:g}s")
-    return round(seconds * 1000)
 
 
 async def _serve(
@@ -117,6 +126,7 @@ async def _serve(
     from batchq.runner import Runner
     from batchq.store import open_store
     from batchq.supervision import watch_over
+    from batchq.supervision.watches import watches_of
 
     endpoints = gather_endpoints(settings)
     on_locked = lambda why: voice.say(f"batchq: {why}")  # noqa: E731
@@ -128,7 +138,7 @@ async def _serve(
         advice = partial(_advise, workers)
         await check_keys(store, workers, endpoints, options.batch_ids, advice=advice)
         runner = Runner(store, workers, endpoints, options)
-        watch_over(runner, ())
+        watch_over(runner, watches_of(os.environ, runner.identity))
         return await run_until_signalled(runner, voice.say)
 
 
@@ -136,9 +146,12 @@ async def _announce(
     voice: Voice, store: Store, settings: Settings, workers: dict[str, FoundWorker], options: RunnerOptions
 ) -> None:
     """Say where this process works, what it will serve, with counts, and what it leaves alone, and why."""
+    from batchq.cli.servers import named_elsewhere, servers_of
     from batchq.process import live_batches
 
     voice.serving(store.location, options.concurrency, list(workers))
+    for called in servers_of(settings, named_elsewhere(settings)[:_SHOWN_BATCHES]):
+        voice.say(f"batchq:   {called.told()}")
     live = await live_batches(store, options.batch_ids)
     problems = {batch.id: _why_not(batch, settings, workers) for batch in live}
     served = [batch for batch in live if problems[batch.id] is None]

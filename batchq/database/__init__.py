@@ -13,10 +13,17 @@ from batchq.database.inspection import Inspection, inspect_database
 from batchq.database.location import database_file, locate, shown, shown_location
 from batchq.database.rules import FileRules
 from batchq.database.sqlite import open_sqlite
+from batchq.database.sqlite.checkpoint import CHECKPOINT_BYTES
+from batchq.database.sqlite.examining import FileFacts, open_file_to_examine
+from batchq.database.sqlite.network import mount_of, network_file_system, read_mounts
+from batchq.database.sqlite.refusal import RESCUE
 from batchq.database.sqlite.removal import remove_if_empty
 
 __all__ = [
+    "CHECKPOINT_BYTES",
+    "RESCUE",
     "Database",
+    "FileFacts",
     "FileRules",
     "Inspection",
     "OnLocked",
@@ -25,7 +32,11 @@ __all__ = [
     "database_file",
     "inspect_database",
     "locate",
+    "mount_of",
+    "network_file_system",
     "open_database",
+    "open_to_examine",
+    "read_mounts",
     "remove_if_empty",
     "shown",
     "shown_location",
@@ -55,6 +66,20 @@ async def open_database(
     from batchq.database.postgres import open_postgres
 
     return await open_postgres(found, create=create, clock=clock, on_locked=on_locked, moving=moving)
+
+
+async def open_to_examine(location: str) -> tuple[Database, FileFacts | None]:
+    """Open what is at a path or URL to look at it: nothing is made, upgraded or written.
+
+    Returns what a SQLite file says of itself along with it: that need not be a queue. Raises NoDatabase,
+    NotABatchqDatabase, SchemaMismatch on a server, DatabaseUnavailable or ConfigurationError.
+    """
+    found = locate(location)
+    if isinstance(found, Path):
+        return await open_file_to_examine(found)
+    from batchq.database.postgres import open_postgres
+
+    return await open_postgres(found, create=False), None
 
 
 async def upgrade_database(location: str, *, rules: Callable[[], FileRules] = FileRules) -> tuple[str, int | None]:

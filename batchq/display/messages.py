@@ -9,9 +9,28 @@ from typing import TextIO
 from batchq.concealing import conceal
 from batchq.escapes import clean
 
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Keep `say` silent from now on, or let it speak."""
+    global _quiet  # noqa: PLW0603 - of the process, as its stderr is
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether nobody wants to hear more than errors."""
+    return _quiet
+
 
 def say(message: str) -> None:
-    """Print a message for people on stderr, free of control characters and of keys.
+    """Print a message for people on stderr, unless they asked for quiet."""
+    if not _quiet:
+        complain(message)
+
+
+def complain(message: str) -> None:
+    """Print why a command failed on stderr, free of control characters and of keys.
 
     On what `sys.stderr` is now, which click.echo would look through: above the bar while one is shown.
     """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from batchq.display.messages import is_terminal, say
+from batchq.display.messages import is_quiet, is_terminal, say
 from batchq.display.text import duration, example_of, one_line, told_cost
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ def show_progress(database: str, *, every: int | None = None) -> Iterator[Callab
 
     A bar on a terminal and in a notebook; elsewhere a line every few seconds, or for every so many jobs that ended.
     """
+    if is_quiet():
+        yield lambda _progress: None
+        return
     in_notebook = "ipykernel" in sys.modules and every is not None
     if not in_notebook and (not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb"):
         yield (_Lines(database) if every is None else _CountedLines(database, every)).update

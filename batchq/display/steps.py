@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchq.display.messages import is_terminal, say
+from batchq.display.messages import is_quiet, is_terminal, say
 from batchq.display.text import duration
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ RATE_SECONDS = 0.5
 @contextmanager
 def show_steps() -> Iterator[Callable[[Step], None]]:
     """Show the steps that the function which this yields is given."""
+    if is_quiet():
+        yield lambda _step: None
+        return
     if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
         yield _Lines().update
         return

@@ -27,6 +27,8 @@ from batchq.jobs.exchange import (
     Ended,
     Exchanged,
     Held,
+    LaneChange,
+    LaneMove,
     Phase,
     RunnerIdentity,
     RunnerReport,
@@ -49,6 +51,7 @@ from batchq.jobs.outcome import (
     Throttled,
     Usage,
 )
+from batchq.jobs.overview import Overview
 from batchq.jobs.report import (
     Attempt,
     Counts,
@@ -92,10 +95,13 @@ __all__ = [
     "JobState",
     "Json",
     "Lane",
+    "LaneChange",
+    "LaneMove",
     "LiveBatch",
     "NewBatch",
     "NewJob",
     "Outcome",
+    "Overview",
     "Phase",
     "Progress",
     "Reason",

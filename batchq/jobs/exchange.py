@@ -146,14 +146,33 @@ class Ended:
     duration_ms: int
 
 
+class LaneMove(StrEnum):
+    """What an exchange did to a lane."""
+
+    THROTTLED = "throttled"
+    HALTED = "halted"
+    REOPENED = "reopened"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneChange:
+    """A lane that an exchange has throttled for so many `seconds`, halted or reopened, and why."""
+
+    lane: str
+    move: LaneMove
+    reason: str | None = None
+    seconds: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Exchanged:
     """What an exchange brought.
 
     `now` is the database's clock at the exchange, `lost` the ids of held jobs that are no longer
     this runner's, `unopened` the workers to open before their jobs can be claimed, `wake_in_ms` the
-    time until something becomes due (None: nothing is waiting), `late` how many outcomes were refused,
-    `concurrency` what an operator wants of this runner from now on.
+    time until something becomes due (None: nothing is waiting), `came_late` the ids of the jobs whose outcomes
+    were refused, `condemned` those that failed since they halted their lane again and again, `lanes` what became of
+    lanes, `concurrency` what an operator wants of this runner from now on.
     """
 
     now: int
@@ -161,5 +180,12 @@ class Exchanged:
     lost: frozenset[int] = frozenset()
     unopened: tuple[Serving, ...] = ()
     wake_in_ms: int | None = None
-    late: int = 0
+    came_late: frozenset[int] = frozenset()
     concurrency: int | None = None
+    condemned: frozenset[int] = frozenset()
+    lanes: tuple[LaneChange, ...] = ()
+
+    @property
+    def late(self) -> int:
+        """How many outcomes were refused."""
+        return len(self.came_late)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from batchq.database import Transaction
 from batchq.database.dialect import after_waiting, locks_rows
 from batchq.jobs import Claim, Exchanged, Held, RunnerIdentity, Wants
-from batchq.settlement import Settlement
+from batchq.settlement import Settlement, condemned_among
 from batchq.store.adopt import adopt
 from batchq.store.claim import Share, claim_share
 from batchq.store.find import BATCHES_PER_EXCHANGE, AnyRow, find_due, next_wake_ms, unopened
@@ -75,7 +75,7 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     renewals = [item for item in request.held if item.renew]
     _lock_held(tx, request, renewals)
     settled, late = write_settlements(tx, blame(LaneBook(tx, locking=False), request.settlements), tally)
-    act_on_lanes(book, tx.now, settled)
+    changes = act_on_lanes(book, tx.now, settled)
     # A pause or a halt of this very moment holds for the claims below.
     book.save()
     # Before calls in flight are counted: whose lease had run out is one of them again.
@@ -94,7 +94,7 @@ def exchange(tx: Transaction, request: ExchangeRequest) -> Exchanged:
     claims = (*adopted, *taken)
     concurrency = beat(tx, request.runner, len(request.held) + len(claims)) if request.beat else None
     to_open = () if offer is None else unopened(offer.due)
-    return Exchanged(tx.now, claims, lost, to_open, wake_in_ms, late, concurrency)
+    return Exchanged(tx.now, claims, lost, to_open, wake_in_ms, late, concurrency, condemned_among(settled), changes)
 
 
 def _heed_clock(tx: Transaction, request: ExchangeRequest) -> ExchangeRequest:

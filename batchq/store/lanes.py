@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from types import NoneType
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy import BigInteger, CursorResult, RowMapping, Text, bindparam, ca
 
 from batchq.database import Transaction
 from batchq.database.dialect import insert_missing, json_list, lock_order, locks_rows, upsert
-from batchq.jobs import Answered, Batch, Lane
+from batchq.jobs import Answered, Batch, Lane, LaneChange, LaneMove
 from batchq.pacing import LaneState, Limits, lane
 from batchq.schema import jobs, lanes
 from batchq.settlement import MOST_HALTS, Settlement, condemn, may_be_its_own
@@ -207,8 +207,8 @@ def _new_lane(name: str, batch: Batch, now: int) -> LaneState:
     return LaneState(name, batch.worker, base_url, batch.model, refilled_at=now)
 
 
-def act_on_lanes(book: LaneBook, now: int, settled: Iterable[Settlement]) -> None:
-    """Tell the lanes what these outcomes mean for them; lanes without news are not written."""
+def act_on_lanes(book: LaneBook, now: int, settled: Iterable[Settlement]) -> tuple[LaneChange, ...]:
+    """Tell the lanes what these outcomes mean for them; lanes without news are not written. Return what changed."""
     by_lane: dict[str, list[Settlement]] = {}
     for item in settled:
         if item.ended.claim.lane:
@@ -216,10 +216,25 @@ def act_on_lanes(book: LaneBook, now: int, settled: Iterable[Settlement]) -> Non
     news = {name: items[0] for name, items in by_lane.items() if any(item.throttled or item.halt for item in items)}
     book.make(_new_lane(name, item.ended.claim.batch, now) for name, item in news.items())
     book.read(by_lane)
+    changes: list[LaneChange] = []
     for name, items in sorted(by_lane.items()):
         if name in news or book.get(name) is not None:
             state = book.of_batch(name, items[0].ended.claim.batch)
-            book.put(_after(state, items, now))
+            after = _after(state, items, now)
+            book.put(after)
+            changes += _changes(state, after, now)
+    return tuple(changes)
+
+
+def _changes(before: LaneState, after: LaneState, now: int) -> Iterator[LaneChange]:
+    """Yield what people would call a change: not a further 429 of the same pause, nor a probe in vain."""
+    if after.halted_at is not None and before.halted_at is None:
+        yield LaneChange(after.name, LaneMove.HALTED, after.reason)
+    elif after.halted_at is None and before.halted_at is not None:
+        yield LaneChange(after.name, LaneMove.REOPENED)
+    if after.cut_at != before.cut_at and after.halted_at is None:
+        seconds = max(0, (after.paused_until or 0) - now) / 1000
+        yield LaneChange(after.name, LaneMove.THROTTLED, after.reason, seconds)
 
 
 def _after(state: LaneState, items: list[Settlement], now: int) -> LaneState:

@@ -18,18 +18,21 @@ from batchq.jobs import (
     FinishedPlace,
     Lane,
     NewJob,
+    Overview,
     Progress,
     Result,
     RunnerInfo,
     Unfinished,
 )
-from batchq.store import adding, audit, enqueue, finished, operate, results, runners, unfinished
+from batchq.store import adding, audit, enqueue, finished, operate, overview, results, runners, unfinished
 from batchq.store.audit import Audit
 from batchq.store.damage import naming
 from batchq.store.lanes import read_lanes
 
 PAGE_ROWS = 500
 KEYS_PAGE_ROWS = 5_000
+SHOWN_UNFINISHED = 1_000
+SHOWN_BATCHES = 100
 
 
 class Reading:
@@ -124,6 +127,27 @@ class Reading:
         A server that is away is waited for, up to `patience` seconds, else for a minute.
         """
         found = await self._database.read(partial(results.read_progress, name=name), patience=patience)
+        if found is None:
+            raise await self._unknown(name)
+        return found
+
+    async def overview(
+        self,
+        name: str | None = None,
+        *,
+        unfinished: int = SHOWN_UNFINISHED,
+        shown: int = SHOWN_BATCHES,
+        patience: float | None = None,
+    ) -> Overview:
+        """Return the queue at one moment: up to so many unfinished batches and the newest ones, or the one of a name.
+
+        Raises UnknownBatch. It costs the same however many batches and jobs have ended.
+        """
+        if name is None:
+            body = partial(overview.read_overview, database=self.location, unfinished=unfinished, shown=shown)
+            return await self._database.read(body, patience=patience)
+        body_of = partial(overview.read_overview_of, database=self.location, name=name)
+        found = await self._database.read(body_of, patience=patience)
         if found is None:
             raise await self._unknown(name)
         return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import NoneType
 
 from sqlalchemy import BigInteger, ColumnElement, ScalarSelect, Text, cast, func, null, select
 
 from batchq.database import Transaction
 from batchq.errors import DamagedRow
-from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, Usage
+from batchq.jobs import Attempt, Batch, BatchState, ErrorGroup, JobState, Lane, Progress, Result, RunnerInfo, Usage
 from batchq.schema import FAILED, attempts, batches, jobs
 from batchq.store.damage import as_text, refuse_odd, refuse_odd_times
 from batchq.store.enqueue import find_batch
@@ -101,11 +102,34 @@ def read_progress(tx: Transaction, name: str) -> Progress | None:
         .where(batches.c.id == batch.id)
     ).one()
     refuse_odd_times(batch.name, times.due, times.leased_until)
+    return progress_of(
+        batch,
+        totals,
+        (times.due, times.leased_until),
+        finished=is_finished(tx, batch),
+        now=tx.now,
+        runners=tuple(runner for runner in read_runners(tx) if runner.live),
+        lanes=_lanes_of(tx, batch),
+    )
+
+
+def progress_of(
+    batch: Batch,
+    totals: Mapping[str, int],
+    times: tuple[int | None, int | None],
+    *,
+    finished: bool,
+    now: int,
+    runners: tuple[RunnerInfo, ...],
+    lanes: tuple[Lane, ...],
+) -> Progress:
+    """Build the value from what was read; `times` are when the next job is due, and when the last lease ends."""
+    due, leased_until = times
     return Progress(
         batch=batch,
         counts=counts_of(totals),
-        finished=is_finished(tx, batch),
-        now=tx.now,
+        finished=finished,
+        now=now,
         usage=Usage(
             totals.get("input_tokens", 0),
             totals.get("output_tokens", 0),
@@ -115,10 +139,10 @@ def read_progress(tx: Transaction, name: str) -> Progress | None:
         cost=totals.get("cost") if totals.get("priced") else None,
         attempts=totals.get("attempts", 0),
         losses=totals.get("losses", 0),
-        next_due_at=times.due,
-        runners=tuple(runner for runner in read_runners(tx) if runner.live),
-        lanes=_lanes_of(tx, batch),
-        leased_until=times.leased_until,
+        next_due_at=due,
+        runners=runners,
+        lanes=lanes,
+        leased_until=leased_until,
         estimated=totals.get("estimated", 0),
         priced=totals.get("priced", 0),
         unpriced=totals.get("unpriced", 0),

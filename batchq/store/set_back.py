@@ -62,10 +62,10 @@ def heed_set_back(tx: Transaction) -> None:
     It must come first in its transaction: time that was spent on waiting would look like a clock that others have
     ahead.
     """
-    if not _ahead_ms(tx):
+    if not ahead_ms(tx):
         return
     tx.connection.execute(_LOCK)
-    if by := _ahead_ms(tx):
+    if by := ahead_ms(tx):
         bound = {"now": tx.now, "by": by}
         for statement in (_BATCHES, _WAITING, _LEASED):
             tx.connection.execute(statement, bound)
@@ -73,7 +73,7 @@ def heed_set_back(tx: Transaction) -> None:
         tx.connection.execute(_RUNNERS, bound)
 
 
-def _ahead_ms(tx: Transaction) -> int:
+def ahead_ms(tx: Transaction) -> int:
     """Return how far ahead of the clock somebody was; 0 where that may be a matter of waiting."""
     seen, made = tx.connection.execute(_LATEST).one()
     ahead: int = max(seen or 0, made or 0) - tx.now

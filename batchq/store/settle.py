@@ -237,10 +237,12 @@ _RENEW = (
 )
 
 
-def write_settlements(tx: Transaction, settlements: Sequence[Settlement], tally: Tally) -> tuple[list[Settlement], int]:
-    """Settle what still holds its job, log the rest as late; return what was settled and how many were late."""
+def write_settlements(
+    tx: Transaction, settlements: Sequence[Settlement], tally: Tally
+) -> tuple[list[Settlement], frozenset[int]]:
+    """Settle what still holds its job, log the rest as late; return what was settled and whose outcomes were late."""
     if not settlements:
-        return [], 0
+        return [], frozenset()
     rows = _settle(tx, settlements)
     followers = {(job_id, token): count for job_id, token, count in rows}
     settled, missed = [], []
@@ -255,7 +257,7 @@ def write_settlements(tx: Transaction, settlements: Sequence[Settlement], tally:
             tally.count(claim.batch.id, "throttles")
         if item.answer is not None:
             tally.spend(claim.batch.id, item.answer)
-    return settled, _log_late(tx, missed, tally) if missed else 0
+    return settled, _log_late(tx, missed, tally) if missed else frozenset()
 
 
 def renew(tx: Transaction, held: Sequence[Held], lease_ms: int) -> frozenset[int]:
@@ -267,7 +269,7 @@ def renew(tx: Transaction, held: Sequence[Held], lease_ms: int) -> frozenset[int
     return frozenset(item.job_id for item in held) - frozenset(kept)
 
 
-def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> int:
+def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> frozenset[int]:
     """Keep what came too late, with its cost; skip what was settled before, or belongs to a purged job."""
     rows = tx.connection.execute(ENDED.joined(tx, _LOG_LATE), _stage(tx, missed)).all()
     logged = {(job_id, token) for job_id, token in rows}
@@ -276,7 +278,7 @@ def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> in
         tally.count(item.ended.claim.batch.id, "late")
         if item.answer is not None:
             tally.spend(item.ended.claim.batch.id, item.answer)
-    return len(logged)
+    return frozenset(job_id for job_id, _ in logged)
 
 
 def _stage(tx: Transaction, settlements: Sequence[Settlement]) -> dict[str, object]:

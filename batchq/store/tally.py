@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 
-from sqlalchemy import BigInteger, cast, delete, func, select
+from sqlalchemy import BigInteger, RowMapping, cast, delete, func, select
 
 from batchq.database import Transaction
-from batchq.database.dialect import upsert_adding
+from batchq.database.dialect import json_list, upsert_adding
 from batchq.jobs import ESTIMATE, Answered, Counts
 from batchq.schema import tallies
 
@@ -72,14 +74,25 @@ _SUMS = select(
 ).group_by(tallies.c.batch_id)
 
 
+_SUMS_OF = _SUMS.where(tallies.c.batch_id.in_(json_list("ids")))
+
+
 def read_totals(tx: Transaction, batch_id: int | None = None) -> dict[int, _Deltas]:
     """Return the summed counters by batch."""
     statement = _SUMS if batch_id is None else _SUMS.where(tallies.c.batch_id == batch_id)
-    rows = tx.connection.execute(statement).mappings().all()
+    return _by_batch(tx.connection.execute(statement).mappings().all())
+
+
+def read_totals_of(tx: Transaction, batch_ids: Collection[int]) -> dict[int, _Deltas]:
+    """Return the summed counters of these batches."""
+    return _by_batch(tx.connection.execute(_SUMS_OF, {"ids": json.dumps(sorted(batch_ids))}).mappings().all())
+
+
+def _by_batch(rows: Iterable[RowMapping]) -> dict[int, _Deltas]:
     return {row["batch_id"]: {name: row[name] for name in COUNTERS} for row in rows}
 
 
-def counts_of(totals: _Deltas) -> Counts:
+def counts_of(totals: Mapping[str, int]) -> Counts:
     """Return the counts of jobs by state."""
     return Counts(*(totals.get(name, 0) for name in ("pending", "inflight", "done", "failed", "cancelled")))
 

@@ -7,11 +7,13 @@ round, too: it holds answers that were paid for, and nothing is gained by ending
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from batchq.clock import uptime
 from batchq.jobs import Phase, RunnerReport
-from batchq.runner import Runner
+
+if TYPE_CHECKING:
+    from batchq.runner import Runner
 
 # The loop comes round many hundred times a second where there is much to do.
 TELL_SECONDS = 1.0

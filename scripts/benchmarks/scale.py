@@ -13,8 +13,8 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine, event
 
-from batchq.cli.status import read_status
 from batchq.collecting import whole_results
+from batchq.overview import look_at
 from batchq.store import Store, open_store
 from scripts.benchmarks.filling import fill
 from scripts.benchmarks.places import Home
@@ -124,7 +124,7 @@ async def _look_times(locations: list[str], looks: int, look: Callable[[Store], 
 
 
 async def _status(store: Store) -> object:
-    return await read_status(store, None)
+    return await look_at(store)
 
 
 async def _first_row(store: Store) -> object:

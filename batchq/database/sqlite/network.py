@@ -25,15 +25,31 @@ def network_file_system(path: Path) -> str | None:
     """Return the kind of the shared file system that a file is on or would be, None for any other."""
     if str(path).startswith("\\\\"):
         return "network share"
+    # Another system is not asked.
+    return None if (mounts := read_mounts()) is None else shared_kind(PurePath(os.path.realpath(path)), mounts)
+
+
+def read_mounts() -> str | None:
+    """Return the table of what is mounted; None where the system has none that can be read."""
     try:
-        mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        return _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return None  # another system, which is not asked
-    return shared_kind(PurePath(os.path.realpath(path)), mounts)
+        return None
 
 
 def shared_kind(path: PurePath, mounts: str) -> str | None:
     """Return the kind of the shared file system that holds an absolute path, by a table like /proc/self/mounts."""
+    where, kind = mount_of(path, mounts)
+    family, _, name = kind.partition(".")
+    if kind in _NETWORK or (family == "fuse" and name in _NETWORK_FUSE):
+        return kind
+    # What a whole machine is built upon is its own, wherever it comes from.
+    lent = kind in _LENT or (family == "fuse" and name in _LENT_FUSE)
+    return kind if lent and where != "/" else None
+
+
+def mount_of(path: PurePath, mounts: str) -> tuple[str, str]:
+    """Return where the file system that holds an absolute path is mounted, and its kind; both empty if unknown."""
     where, kind = "", ""
     for line in mounts.splitlines():
         fields = line.split(" ")
@@ -43,12 +59,7 @@ def shared_kind(path: PurePath, mounts: str) -> str | None:
         # Of two at the same place the later one hides the other.
         if len(point) >= len(where) and path.is_relative_to(point):
             where, kind = point, fields[2]
-    family, _, name = kind.partition(".")
-    if kind in _NETWORK or (family == "fuse" and name in _NETWORK_FUSE):
-        return kind
-    # What a whole machine is built upon is its own, wherever it comes from.
-    lent = kind in _LENT or (family == "fuse" and name in _LENT_FUSE)
-    return kind if lent and where != "/" else None
+    return where, kind
 
 
 def _unescaped(field: str) -> str:

@@ -21,9 +21,10 @@ from batchq.errors import DatabaseUnavailable
 T = TypeVar("T")
 
 
-async def connect(path: Path) -> ConnectionThread:
-    """Open a connection. Raises DatabaseUnavailable."""
-    driver = aiosqlite.connect(path, isolation_level=None, timeout=0, cached_statements=256)
+async def connect(path: Path, *, mode: str | None = None) -> ConnectionThread:
+    """Open a connection, in a mode of SQLite's (sqlite.org/uri.html) if one is given. Raises DatabaseUnavailable."""
+    place = path if mode is None else f"{path.as_uri()}?mode={mode}"
+    driver = aiosqlite.connect(place, uri=mode is not None, isolation_level=None, timeout=0, cached_statements=256)
     driver._thread.daemon = True  # noqa: SLF001 - a connection lost to a crash must not keep the process alive
     try:
         return ConnectionThread(await driver)
