@@ -138,11 +138,8 @@ async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int
     First SIGTERM or SIGINT: claim no more, drain; 0 when all drained, 75 when some were released at the
     deadline. Second: release at once; 143 or 130. Third: leave.
     """
-    collect_garbage_less_often()
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        _keep_signals_from_forks()
-        listener = _Listener(runner, say)
-        ended = await beside(runner.run, lambda: listener.listen(signals))
+    listener = _Listener(runner, say)
+    ended = await _run_and_listen(runner, listener)
     if listener.second is not None:
         return 128 + listener.second
     return EXIT_RELEASED if ended is Stop.RELEASED else 0
@@ -150,12 +147,27 @@ async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int
 
 async def run_until_interrupted(runner: Runner, say: Callable[[str], None]) -> int:
     """Run as a command that a person waits for: return 0 when done, 130 or 143 after any signal."""
-    collect_garbage_less_often()
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        _keep_signals_from_forks()
-        listener = _Listener(runner, say)
-        await beside(runner.run, lambda: listener.listen(signals))
+    listener = _Listener(runner, say)
+    await _run_and_listen(runner, listener)
     return 0 if listener.first is None else 128 + listener.first
+
+
+async def _run_and_listen(runner: Runner, listener: _Listener) -> Stop:
+    collect_garbage_less_often()
+    with anyio.open_signal_receiver(*_HEARD) as signals:
+        _keep_signals_from_forks()
+        ended = await beside(runner.run, lambda: listener.listen(signals))
+        _hold_signals()
+    if listener.first is not None:
+        _leave_at_once_when_told_again()
+    _let_signals()
+    return ended
+
+
+def _leave_at_once_when_told_again() -> None:
+    """Let one more signal end what is left, the closing of connections: with its code, not as a death by it."""
+    for number in _HEARD:
+        signal.signal(number, lambda heard, _frame: os._exit(128 + heard))
 
 
 @cache

@@ -2,8 +2,11 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
+from contextlib import closing, suppress
 
 import pytest
 from fake_provider import running_provider
@@ -21,6 +24,13 @@ def place(request, tmp_path):
 def enqueue(place: Bench, count: int, *options: str, name: str = "prompts") -> None:
     done = place.run("enqueue", str(place.write_prompts(count, f"{name}.jsonl")), "--model", "m", *options)
     assert done.returncode == 0, done.stderr
+
+
+def _runners(path) -> int:
+    """Count the registered workers of a queue that may not be there yet."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as queue:
+        return queue.execute("SELECT count(*) FROM runners").fetchone()[0]
+    return 0
 
 
 def worker(place: Bench, provider, *options: str) -> subprocess.Popen:
@@ -107,6 +117,41 @@ def test_a_second_signal_releases_at_once_and_charges_nothing(place, number, cod
 
         assert stopped.wait(20) == code
         assert place.query("SELECT DISTINCT state, attempts FROM jobs") == [("pending", 0)]
+
+
+# What closes last, a connection to a server far away, may take its time.
+CLOSES_SLOWLY = """
+import asyncio, sys, time
+from batchq.process import run_until_signalled
+from batchq.runner import Runner, RunnerOptions
+from batchq.store import open_store
+
+async def main():
+    async with await open_store("runs.db", create=True) as store:
+        code = await run_until_signalled(Runner(store, {}, {}, RunnerOptions()), print)
+    print("closing", code, flush=True)
+    time.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_while_it_closes_ends_it_with_its_code_not_by_the_signal(tmp_path, number, code):
+    running = subprocess.Popen(
+        [sys.executable, "-u", "-c", CLOSES_SLOWLY], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: _runners(tmp_path / "runs.db"), "its runner")
+        running.send_signal(number)
+        wait_for(lambda: "closing 0" in running.stdout.readline(), "it to close")
+        running.send_signal(number)
+
+        assert running.wait(20) == code
+    finally:
+        running.kill()
+        running.communicate()
 
 
 @ON_BOTH
