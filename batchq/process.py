@@ -160,8 +160,10 @@ async def _run_and_listen(runner: Runner, listener: _Listener) -> Stop:
     with anyio.open_signal_receiver(*_HEARD) as signals, dumping_threads():
         _keep_signals_from_forks()
         ended = await beside(runner.run, lambda: listener.listen(signals))
+        _hold_signals()
     if listener.first is not None:
         _leave_at_once_when_told_again()
+    _let_signals()
     return ended
 
 

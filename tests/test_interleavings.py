@@ -205,3 +205,30 @@ def names_as_locked(tx) -> list[str]:
     book = LaneBook(tx)
     book.read([lane_name("echo", BASE_URL, model) for model in ("openai/x", "Qwen/x")])
     return list(book._states)
+
+
+async def test_of_two_that_settle_at_once_the_second_claims_by_the_costs_of_both(store, other):
+    await fill(store, 100, budget=1_000)
+    hand, beside = Hand(store), Hand(store, "beside")
+    first, *rest = await hand.claim(3)
+    await hand.settle(done(first, cost=1), *map(done, rest))
+    held = await beside.claim(8)
+
+    def settle() -> None:
+        other.execute("UPDATE tallies SET cost = 1000 WHERE cost > 0")
+        other.commit()
+
+    with before(store, "SELECT batches.id \nFROM batches", settle) as called:
+        assert (len(held), await hand.claim(8), len(called)) == (8, (), 1)
+
+
+async def test_who_meets_another_at_the_budget_of_a_batch_claims_nothing_and_looks_again_soon(store, other):
+    await fill(store, 100, budget=1_000)
+    hand = Hand(store)
+    first, *_ = await hand.claim(3)
+    await hand.settle(done(first, cost=1))
+    other.execute("SELECT 1 FROM batches FOR NO KEY UPDATE")
+    reply = await hand.send(hand.request(slots=8))
+    assert (reply.claims, reply.wake_in_ms) == ((), 100)
+    other.commit()
+    assert len(await hand.claim(8)) == 8

@@ -31,7 +31,7 @@ from batchq.database.dialect import json_list, locks_rows, random_below
 from batchq.jobs import SUSPECT_LOSSES, Batch, Claim, RunnerIdentity
 from batchq.pacing import BACK_OFF_BASE_MS, PROBE_EVERY_MS, LaneState
 from batchq.schema import batches, jobs
-from batchq.store.find import AMONG_LIVE, AnyRow, batch_from, is_suspect, now_ms, tasters
+from batchq.store.find import AMONG_LIVE, AnyRow, batch_from, is_suspect, now_ms, tasters, within_budget
 from batchq.store.lanes import LaneBook
 from batchq.store.locks import take_batch
 from batchq.store.log import log_taken_away
@@ -41,7 +41,7 @@ _batch = bindparam("of_batch", type_=BigInteger)
 _limit = bindparam("limit", type_=Integer)
 _max_attempts = bindparam("attempt_limit", type_=Integer)
 # Counted anew where several may count at once.
-TASTERS = select(tasters).select_from(batches).where(batches.c.id == _batch)
+AFFORDABLE = select(within_budget, tasters).select_from(batches).where(batches.c.id == _batch)
 LEASE = bindparam("lease_ms", type_=BigInteger)
 ME = bindparam("me", type_=Text)
 LANE = bindparam("of_lane", type_=Text)
@@ -212,7 +212,7 @@ def claim_share(tx: Transaction, book: LaneBook, due: Sequence[AnyRow], share: S
 def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, share: Share, tally: Tally) -> list[Claim]:
     """Claim up to `wanted` jobs of a batch, as far as its lane and its budget have room, and draw on both."""
     window, own = book.room(row.lane), share.rooms.get(row.lane)
-    most = min([wanted, *(room for room in (window, own, _count_tasters(tx, row)) if room is not None)])
+    most = min([wanted, *(room for room in (window, own, _count_affordable(tx, row)) if room is not None)])
     if most <= 0:
         return []
     taken = _claim_from(tx, row, book.get(row.lane), most, share, tally)
@@ -227,13 +227,18 @@ def _claim_within(tx: Transaction, book: LaneBook, row: AnyRow, wanted: int, sha
     return taken
 
 
-def _count_tasters(tx: Transaction, row: AnyRow) -> int | None:
-    """Return how many calls may still find out whether a batch's provider tells costs, counted under a lock."""
-    if row.tasters is None or not locks_rows(tx):
+def _count_affordable(tx: Transaction, row: AnyRow) -> int | None:
+    """Return how many calls a batch's budget still allows, None for any number, counted under a lock.
+
+    Of two that settle and claim at once, each would see only its own costs: together they could pay for another round
+    of calls. Before any answer has told a cost, few may find out whether one does.
+    """
+    if row.budget is None or not locks_rows(tx):
         return cast("int | None", row.tasters)
     if not take_batch(tx, row.id):
         return 0
-    return cast("int | None", tx.connection.execute(TASTERS, {"of_batch": row.id, "now": tx.now}).scalar_one())
+    within, allowed = tx.connection.execute(AFFORDABLE, {"of_batch": row.id, "now": tx.now}).one()
+    return cast("int | None", allowed) if within else 0
 
 
 def _claim_from(

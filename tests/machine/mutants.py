@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql
 
 from batchq.database.staging import StagedRows
 from batchq.pacing import lane
+from batchq.schema import batches
 from batchq.store import claim, find, finished, lanes, operate, results, settle
 from batchq.store.log import log_taken_away
 from batchq.store.tally import Tally
@@ -89,6 +90,9 @@ def pause_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 def budget_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(find, "within_budget", true())
+    patch.setattr(
+        claim, "AFFORDABLE", select(true(), find.tasters).select_from(batches).where(batches.c.id == claim._batch)
+    )
 
 
 def calls_in_flight_are_not_counted(patch: pytest.MonkeyPatch) -> None:
