@@ -14,7 +14,7 @@ import anyio
 
 from batchq.config import Settings
 from batchq.discovery import FoundWorker, find_worker, installed_workers
-from batchq.dump import DUMP_SIGNAL, dump_runner, dumping_threads, stop_dumping_threads
+from batchq.dump import DUMP_SIGNAL, dump_runner, dump_threads_from_now_on, dumping_threads, stop_dumping_threads
 from batchq.errors import ConfigurationError
 from batchq.exit_codes import ExitCode
 from batchq.jobs import Batch, BatchState
@@ -163,6 +163,7 @@ async def _run_and_listen(runner: Runner, listener: _Listener) -> Stop:
         _hold_signals()
     if listener.first is not None:
         _leave_at_once_when_told_again()
+    dump_threads_from_now_on()
     _let_signals()
     return ended
 

@@ -40,7 +40,9 @@ def doctor(place, *options: str, code: int | None = None, **more: Any) -> Findin
     assert done.stderr == ""
     told = json.loads(done.stdout)
     found = [Finding(each["name"], Level(each["level"]), each["what"], each["what_to_do"]) for each in told["findings"]]
-    assert told["summary"] == {level: sum(each.level == level for each in found) for level in ("ok", "warning", "error")}
+    assert told["summary"] == {
+        level: sum(each.level == level for each in found) for level in ("ok", "warning", "error")
+    }
     assert told["ok"] == (not told["summary"]["error"])
     assert done.returncode == (0 if told["ok"] else 1)
     assert code is None or done.returncode == code, found

@@ -493,4 +493,3 @@ def test_names_from_the_database_cannot_move_the_cursor(place):
     done = place.run("doctor", "--offline")
     assert "\\x1b[2J waits" in done.stdout
     assert "\x1b" not in done.stdout
-

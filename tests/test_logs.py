@@ -299,7 +299,7 @@ def test_a_stack_tells_places_and_classes_and_no_word_of_an_error():
     def inner():
         local = PROMPT
         try:
-            raise KeyError(local)
+            raise KeyError(local)  # noqa: TRY301
         except KeyError as error:
             raise ExceptionGroup(PROMPT, [ValueError(PROMPT)]) from error
 

@@ -54,7 +54,6 @@ def _complete(command: click.Command) -> int:
         return ended.code if isinstance(ended.code, int) else 0
     except Exception:  # noqa: BLE001 - whatever it is, it belongs on no command line
         return EXIT_FAILURE
-    return 0
 
 
 def _wants_color() -> bool | None:
