@@ -32,7 +32,7 @@ def names_at_a_glance(location: str, prefix: str, most: int) -> list[str]:
 def _names_in_file(path: Path, prefix: str, most: int) -> list[str]:
     """Read a file that nobody may change by this; one without a log beside it can't even grow one."""
     unchanging = not path.with_name(f"{path.name}-wal").exists()
-    url = f"{path.as_uri()}?{'immutable=1' if unchanging else 'mode=ro'}"
+    url = f"{path.as_uri()}?{'mode=ro&immutable=1' if unchanging else 'mode=ro'}"
     statement = "SELECT name FROM batches WHERE name >= ? AND name < ? LIMIT ?"
     with closing(sqlite3.connect(url, uri=True, timeout=_SECONDS)) as connection:
         return [str(name) for (name,) in connection.execute(statement, (prefix, prefix + _LAST, most))]
