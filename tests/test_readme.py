@@ -30,6 +30,7 @@ from processes import Bench, bench
 from batchq import prompt_map
 from batchq.cli.commands import COMMANDS, batchq
 from batchq.config import Settings
+from batchq.exit_codes import ExitCode
 from batchq.supervision.runtime import VARIABLE as RUNTIME_DIR
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -326,6 +327,11 @@ def test_the_settings_exist():
 def variables(setting: str) -> set[str]:
     alias = Settings.model_fields[setting].validation_alias
     return {name for name in alias.choices if name.isupper()} if alias else {f"BATCHQ_{setting.upper()}"}
+
+
+def test_the_table_of_exit_codes_has_them_all():
+    section = README.partition("\n## Exit codes\n")[2]
+    assert dict(re.findall(r"^\| (\d+) \| (.+) \|$", section, re.MULTILINE)) == {str(code.value): code.meaning for code in ExitCode}
 
 
 def test_the_table_of_parameters_has_them_all():
