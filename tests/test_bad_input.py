@@ -122,6 +122,19 @@ def test_a_million_columns_are_read(run, here):
     assert rows_of("runs.db", "payload") == [('"Hi"',)]
 
 
+@pytest.mark.parametrize("options", [("--prompt", "{{ x }}"), ("--prompt-field", "x"), ("--id-field", "x")])
+def test_other_separators_are_told_also_where_a_column_is_named(run, here, options):
+    (here / "a.csv").write_bytes(b"x;y\na;b\n")
+    code, err = run("enqueue", "a.csv", "--worker", "echo", *options)
+    assert (code, "separated by semicolons" in err) == (2, True), err
+
+
+def test_one_mistake_in_every_row_is_told_three_times(run, here):
+    write_lines(here / "a.jsonl", [*[{"text": "a"}] * 30, {"prompt": 1}])
+    code, err = run("enqueue", "a.jsonl", "--worker", "echo")
+    assert (code, err.count("name the prompt's field"), "… and 28 more" in err) == (2, 3, True), err
+
+
 def test_a_column_with_a_semicolon_in_its_name_may_be_meant(run, here):
     (here / "a.csv").write_bytes(b"a;b\nHi\n")
     assert run("enqueue", "a.csv", "--worker", "echo", "--prompt-field", "a;b")[0] == 0

@@ -337,7 +337,9 @@ def test_empty_files(extension: str, data: bytes) -> None:
     ("name", "options", "message"),
     [
         ("in.json", {}, r"in\.json is JSON, .* --input-format jsonl"),
-        ("in.xlsx", {}, r"in\.xlsx .* --input-format \(jsonl, txt, csv, tsv, parquet\)"),
+        ("in.xml", {}, r"in\.xml .* --input-format \(jsonl, txt, csv, tsv, parquet\)"),
+        ("in.xlsx", {}, r"in\.xlsx is a spreadsheet: save it as CSV"),
+        ("in.csv.gz", {}, r"is compressed: .*in\.csv\.gz \| batchq enqueue - --input-format csv`"),
         ("in", {}, "--input-format"),
         (
             "in.txt",

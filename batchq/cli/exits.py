@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -26,6 +28,9 @@ EXIT_INTERRUPTED = ExitCode.INTERRUPTED.value
 DEBUG_VARIABLE = "BATCHQ_DEBUG"
 # A shell asks by this what a word may become; see `completion`.
 COMPLETE_VARIABLE = "_BATCHQ_COMPLETE"
+# Of bad rows with one reason so many are told.
+_SAME_REASONS = 3
+_PLACE = re.compile(r"^.*?:\d+: ")
 # What a system says of a name that no file can have.
 _NO_NAMES = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
 
@@ -124,11 +129,24 @@ def _code_of(error: BaseException) -> int:
 
 def _explain(error: BatchqError) -> None:
     if isinstance(error, BadInput):
-        for example in error.examples:
+        shown = _different(error.examples)
+        for example in shown:
             complain(example)
-        if error.count > len(error.examples):
-            complain(f"… and {error.count - len(error.examples):,} more")
+        if error.count > len(shown):
+            complain(f"… and {error.count - len(shown):,} more")
     complain(f"batchq: {error}")
+
+
+def _different(examples: Sequence[str]) -> list[str]:
+    """Return examples without those that say the same of further lines: the whole file may have one mistake."""
+    told = Counter[str]()
+    shown = []
+    for example in examples:
+        reason = _PLACE.sub("", example)
+        told[reason] += 1
+        if told[reason] <= _SAME_REASONS:
+            shown.append(example)
+    return shown
 
 
 def _is_of_stdout(error: OSError) -> bool:

@@ -55,8 +55,8 @@ class _Columns:
     """Which columns hold the prompt and the id."""
 
     def __init__(self, name: str, header: Sequence[str], options: ReadOptions, prompts: Prompts) -> None:
-        check_columns(name, header, options)
         _refuse_other_separators(name, header, options)
+        check_columns(name, header, options)
         self._header = header
         self._prompts = prompts
         self._prompt_name = prompt_column(name, header, options)
@@ -82,7 +82,7 @@ class _Columns:
 
 def _refuse_other_separators(name: str, header: Sequence[str], options: ReadOptions) -> None:
     """Raise UsageError where a single column looks like several: they would be asked as one prompt."""
-    if len(header) > 1 or options.prompt_field is not None or options.template is not None:
+    if len(header) > 1 or options.prompt_field == header[0]:
         return
     found = next((sign for sign in ";\t,|" if sign in header[0]), None)
     if found is not None:

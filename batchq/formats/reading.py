@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO
 
 from batchq.errors import UsageError
@@ -28,6 +29,8 @@ _BY_EXTENSION = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+_UNPACK = {".gz": "gzip -dc", ".bz2": "bzip2 -dc", ".xz": "xz -dc", ".zst": "zstd -dc"}
+_SHEETS = frozenset({".xlsx", ".xls", ".ods"})
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BUFFER = 1 << 20
 
@@ -84,6 +87,12 @@ def _format_by_name(path: Path) -> str:
             f"{path} is JSON, and batchq reads JSON Lines: one value per line. Convert it with"
             f" `jq -c '.[]'`, or pass --input-format jsonl if it is JSON Lines already"
         )
+    if extension in _UNPACK:
+        inner = _BY_EXTENSION.get(path.with_suffix("").suffix.lower(), "jsonl")
+        command = f"{_UNPACK[extension]} {quote(str(path))} | batchq enqueue - --input-format {inner}"
+        raise UsageError(f"{path} is compressed: unpack it, or `{command}`")
+    if extension in _SHEETS:
+        raise UsageError(f"{path} is a spreadsheet: save it as CSV")
     found = _BY_EXTENSION.get(extension)
     if found is None:
         raise UsageError(f"the name of {path} does not tell its format: pass --input-format ({', '.join(FORMATS)})")
