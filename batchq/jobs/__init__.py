@@ -35,6 +35,7 @@ from batchq.jobs.exchange import (
     Serving,
     Wants,
 )
+from batchq.jobs.measures import BatchTotals, EndedAttempt, EndedJob, EndedPage
 from batchq.jobs.outcome import (
     ESTIMATE,
     NANO,
@@ -82,9 +83,13 @@ __all__ = [
     "Attempt",
     "Batch",
     "BatchState",
+    "BatchTotals",
     "Claim",
     "Counts",
     "Ended",
+    "EndedAttempt",
+    "EndedJob",
+    "EndedPage",
     "ErrorGroup",
     "Exchanged",
     "Failed",

@@ -17,7 +17,7 @@ from batchq.store.results import result_of, results_statement
 
 _FREE = Usage(0, 0, 0, 0)
 # How long a transaction that settles takes at most, as a rule; who took longer is found by the last look.
-_STILL_COMMITTING_MS = 500
+STILL_COMMITTING_MS = 500
 _ALWAYS = 2**63 - 1
 # What is a follower's own. Its leader's answer is read once, not with each of them.
 _follower = select(jobs.c.id, jobs.c.leader_id, jobs.c.position, jobs.c.custom_id, jobs.c.key, jobs.c.payload)
@@ -58,7 +58,7 @@ def read_finished(
         if page.results:
             return page
         place = page.place
-    until = tx.now - _STILL_COMMITTING_MS if running and locks_rows(tx) else _ALWAYS
+    until = tx.now - STILL_COMMITTING_MS if running and locks_rows(tx) else _ALWAYS
     bound = {"of_batch": batch_id, "at": place.at, "of_job": place.job_id, "until": until, "most": limit}
     rows = tx.connection.execute(finished_statement(), bound).all()
     if not rows:

@@ -13,6 +13,8 @@ from batchq.errors import UnknownBatch
 from batchq.jobs import (
     Attempt,
     Batch,
+    BatchTotals,
+    EndedPage,
     ErrorGroup,
     FinishedPage,
     FinishedPlace,
@@ -24,13 +26,14 @@ from batchq.jobs import (
     RunnerInfo,
     Unfinished,
 )
-from batchq.store import adding, audit, enqueue, finished, operate, overview, results, runners, unfinished
+from batchq.store import adding, audit, enqueue, finished, measures, operate, overview, results, runners, unfinished
 from batchq.store.audit import Audit
 from batchq.store.damage import naming
 from batchq.store.lanes import read_lanes
 
 PAGE_ROWS = 500
 KEYS_PAGE_ROWS = 5_000
+MEASURE_PATIENCE = 1.0
 SHOWN_UNFINISHED = 1_000
 SHOWN_BATCHES = 100
 
@@ -151,6 +154,17 @@ class Reading:
         if found is None:
             raise await self._unknown(name)
         return found
+
+    async def totals(self, *, patience: float | None = None) -> tuple[int, dict[int, BatchTotals]]:
+        """Return the time of the database, and what each batch has come to."""
+        return await self._database.read(measures.read_all_totals, patience=patience)
+
+    async def ended(self, batch_id: int, place: FinishedPlace, since: int, limit: int = KEYS_PAGE_ROWS) -> EndedPage:
+        """Return the next jobs of a batch that ended behind `place`, and their attempts that ended after `since`."""
+        return await self._database.read(
+            partial(measures.read_ended, batch_id=batch_id, place=place, since=since, limit=limit),
+            patience=MEASURE_PATIENCE,
+        )
 
     async def results(
         self,
