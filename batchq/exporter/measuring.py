@@ -21,6 +21,8 @@ PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 8.0
 # What has ended is read page by page for so long; what is left is counted by the next look.
 COUNT_SECONDS = 2.0
+# On PostgreSQL what ends at a moment is read by a look that comes later.
+SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Measuring:
         self._at = float("-inf")
         self._since = 0
         self._places: dict[int, FinishedPlace] = {}
-        self._waiting: dict[int, BatchTotals] = {}
+        self._waiting: dict[int, float] = {}
 
     async def close(self) -> None:
         """Close the queue."""
@@ -102,13 +104,17 @@ class Measuring:
         changed = self.counted.note_totals(totals)
         if first:
             return
-        self._waiting = {key: totals[key] for key in {*self._waiting, *changed} if key in totals}
+        self._waiting |= dict.fromkeys(changed, time.monotonic())
+        self._waiting = {key: at for key, at in self._waiting.items() if key in totals}
         self._places = {key: place for key, place in self._places.items() if key in totals}
-        for batch_id, total in list(self._waiting.items()):
-            if time.monotonic() >= until:
+        for batch_id, changed_at in list(self._waiting.items()):
+            began = time.monotonic()
+            if began >= until:
                 return
-            # Once more where something has changed: on PostgreSQL what ends at this moment is read by the next look.
-            if await self._count_ended(store, batch_id, total, until) and batch_id not in changed:
+            if (
+                await self._count_ended(store, batch_id, totals[batch_id], until)
+                and began > changed_at + SETTLED_SECONDS
+            ):
                 del self._waiting[batch_id]
 
     async def _count_ended(self, store: Store, batch_id: int, total: BatchTotals, until: float) -> bool:

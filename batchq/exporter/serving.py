@@ -51,12 +51,13 @@ async def serve_metrics(
     opening: Callable[[], Awaitable[Store]], address: tuple[str, int], cache: float, say: Callable[[str], None]
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. Raises ConfigurationError where nobody can listen there."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with _bound(address) as server, anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with BlockingPortal() as portal:
             measuring = Measuring(opening, cache, say)
             await measuring.measure()  # counts begin here, not with the first scrape
-            with _listening(address, _application(portal, measuring)) as port:
-                say(f"batchq: metrics at http://{_shown_host(address[0])}:{port}/metrics")
+            server.set_app(_application(portal, measuring))
+            with _answering(server):
+                say(f"batchq: metrics at http://{_shown_host(address[0])}:{server.server_port}/metrics")
                 number = await anext(aiter(signals))
             await measuring.close()
             await portal.stop(cancel_remaining=True)
@@ -111,8 +112,8 @@ class _SilentHandler(WSGIRequestHandler):
 
 
 @contextmanager
-def _listening(address: tuple[str, int], application: WSGIApplication) -> Iterator[int]:
-    """Answer requests in threads; yield the port."""
+def _bound(address: tuple[str, int]) -> Iterator[_Server]:
+    """Bind the address; nobody is answered yet."""
     try:
         server = _server_for(address)
     except (OSError, OverflowError) as error:
@@ -120,14 +121,20 @@ def _listening(address: tuple[str, int], application: WSGIApplication) -> Iterat
         raise ConfigurationError(
             f"can't listen at {host}:{port}: {getattr(error, 'strerror', None) or error}"
         ) from None
-    server.set_app(application)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-    thread.start()
     try:
-        yield server.server_port
+        yield server
+    finally:
+        server.server_close()
+
+
+@contextmanager
+def _answering(server: _Server) -> Iterator[None]:
+    """Answer requests in threads."""
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+    try:
+        yield
     finally:
         server.shutdown()
-        server.server_close()
 
 
 def _server_for(address: tuple[str, int]) -> _Server:

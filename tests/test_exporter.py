@@ -1,0 +1,232 @@
+"""`batchq exporter`: what it counts is what happened; its dashboard and its alerts name only what it tells."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_provider import running_provider
+from processes import ON_BOTH, bench_for, wait_for
+from prometheus_client.parser import text_string_to_metric_families
+
+# A label has to be quoted.
+BATCH = 'a "b" \\n'
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    with bench_for(request, tmp_path) as opened:
+        yield opened
+
+
+def get(url):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=20) as answer:
+        return answer.status, answer.read().decode()
+
+
+class Exporter:
+    """One that runs, and what it tells."""
+
+    def __init__(self, place, *options):
+        self.process = place.start("exporter", "--listen", "127.0.0.1:0", "--cache", "0s", *options)
+        url = r"http://\S+/metrics"
+        self.url = wait_for(lambda: re.search(url, place.errors(self.process)), "it to listen")[0]
+
+    def samples(self):
+        found = {}
+        for family in text_string_to_metric_families(get(self.url)[1]):
+            for sample in family.samples:
+                found[sample.name, *sorted(sample.labels.items())] = sample.value
+        return found
+
+    def value(self, name, **labels):
+        """The sum of all samples that have these labels."""
+        wanted = set(labels.items())
+        values = [value for (told, *others), value in self.samples().items() if told == name and wanted <= set(others)]
+        return sum(values) if values else None
+
+
+@contextmanager
+def enqueued(place, provider, count=20, *options):
+    place.write_prompts(count)
+    place.environment["BATCHQ_BASE_URL"] = provider.base_url
+    done = place.run("enqueue", "prompts.jsonl", "--model", "m", "--batch", BATCH, *options)
+    assert done.returncode == 0, done.stderr
+    yield
+
+
+@ON_BOTH
+def test_it_counts_what_happened_since_it_began(place):
+    with running_provider(error_mix="503:0.2", seed=3) as provider, enqueued(place, provider):
+        exporter = Exporter(place)
+        batch = BATCH
+        assert exporter.value("batchq_jobs", batch=batch, state="pending") == 20
+        assert exporter.value("batchq_oldest_pending_age_seconds", batch=batch) >= 0
+        assert exporter.value("batchq_claims_total", model="m") == 0
+
+        assert place.run("worker", "--until-empty", "-c", "4").returncode == 0
+        wait_for(lambda: exporter.value("batchq_jobs_finished_total", state="done") == 20, "it to count all", 20)
+
+        ledger = provider.ledger()
+        assert exporter.value("batchq_jobs", batch=batch, state="done") == 20
+        assert exporter.value("batchq_claims_total", worker="openrouter") == ledger["calls"]
+        assert exporter.value("batchq_attempts_total") == ledger["calls"]
+        assert exporter.value("batchq_attempts_total", outcome="succeeded") == 20
+        assert exporter.value("batchq_attempt_duration_seconds_count") == ledger["calls"]
+        assert exporter.value("batchq_job_queue_seconds_count") == 20
+        assert exporter.value("batchq_cost_dollars_total") == pytest.approx(ledger["cost"])
+        log = place.query("SELECT sum(input_tokens), sum(output_tokens) FROM attempts")[0]
+        tokens = [exporter.value("batchq_tokens_total", type=each) for each in ("input", "output")]
+        assert tokens == list(map(int, log))
+
+
+def test_counters_never_fall(place):
+    with running_provider() as provider, enqueued(place, provider, 5):
+        exporter = Exporter(place)
+        assert place.run("worker", "--until-empty").returncode == 0
+        wait_for(lambda: exporter.value("batchq_jobs_finished_total") == 5, "it to count all", 20)
+        before = exporter.samples()
+        assert place.run("purge", BATCH, "--yes").returncode == 0
+        after = exporter.samples()
+        assert not [key for key in after if key[0] == "batchq_jobs"]
+        counters = [key for key in before if key[0].endswith(("_total", "_count", "_sum", "_bucket"))]
+        assert counters
+        assert all(after[key] == before[key] for key in counters)
+
+
+def test_workers_come_and_go(place):
+    with running_provider(latency=0.2) as provider, enqueued(place, provider, 400):
+        exporter = Exporter(place)
+        assert exporter.value("batchq_workers", state="live") == 0
+        worker = place.start("worker", "-c", "3")
+        wait_for(lambda: exporter.value("batchq_worker_in_flight", pid=str(worker.pid)) == 3, "its calls")
+        assert exporter.value("batchq_worker_concurrency") == 3
+        assert exporter.value("batchq_lane_in_flight", model="m") == 3
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(30)
+        assert exporter.value("batchq_workers", state="live") == 0
+
+
+def test_a_lane_that_is_halted_and_a_budget_are_told(place):
+    with running_provider(credits=0.0) as provider, enqueued(place, provider, 3, "--budget", "2"):
+        exporter = Exporter(place)
+        place.start("worker")
+        wait_for(lambda: exporter.value("batchq_lane_halted", model="m") == 1, "the halt")
+        assert exporter.value("batchq_batches", state="halted") == 1
+        assert exporter.value("batchq_batch_budget_dollars") == 2
+
+
+def test_a_queue_that_goes_away_and_comes_back_is_told_and_ends_nothing(place):
+    exporter = Exporter(place)
+    assert exporter.value("batchq_up") == 0
+    assert "there is no queue" in place.errors(exporter.process)
+    place.write_prompts(2)
+    place.run("enqueue", "prompts.jsonl", "--worker", "echo")
+    assert exporter.value("batchq_up") == 1
+    assert exporter.value("batchq_jobs", state="pending") == 2
+    assert "can be read again" in place.errors(exporter.process)
+    exporter.process.send_signal(signal.SIGTERM)
+    assert exporter.process.wait(20) == 0
+
+
+def test_other_pages_and_a_place_where_nobody_can_listen(place):
+    exporter = Exporter(place)
+    root = exporter.url.removesuffix("/metrics")
+    assert get(f"{root}/healthz") == (200, "ok\n")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(f"{root}/x")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = place.run("exporter", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert (done.returncode, "can't listen at 127.0.0.1" in done.stderr) == (78, True)
+    assert place.run("exporter", "--listen", "9464").returncode == 2
+
+
+def test_without_the_library_it_says_what_to_install(place):
+    script = """
+import sys
+from batchq.cli.commands import batchq
+from batchq.cli.exits import run_command
+sys.modules["prometheus_client"] = None  # as if there were none
+sys.exit(run_command(batchq, ["exporter", "--once"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=place.directory, env=place.environment, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        78,
+        "batchq: prometheus_client is not installed: pip install 'batchq[metrics]'\n",
+    )
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The names of all samples of a queue in which everything has happened."""
+    from processes import bench
+
+    with (
+        bench(tmp_path_factory.mktemp("told")) as place,
+        running_provider() as provider,
+        enqueued(place, provider, 2, "--budget", "1"),
+    ):
+        limit = ("--rpm", "600", "--tpm", "100000", "--max-inflight", "3")
+        assert place.run("limit", "m", *limit).returncode == 0
+        exporter = Exporter(place)
+        before = exporter.samples()
+        assert place.run("worker", "--until-empty").returncode == 0
+        wait_for(lambda: exporter.value("batchq_jobs_finished_total") == 2, "it to count all", 20)
+        place.start("worker")
+        wait_for(lambda: exporter.value("batchq_workers", state="live") == 1, "a worker")
+        # What 429s teach is told only where there were some.
+        yield {name for name, *_labels in before | exporter.samples()} | {"batchq_lane_learned_rpm"}
+
+
+def expressions_of(value):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in {"expr", "definition"}:
+                yield item
+            yield from expressions_of(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from expressions_of(item)
+
+
+@pytest.mark.parametrize("name", ["grafana/batchq.json", "prometheus/alerts.yaml"])
+def test_every_expression_names_a_metric_that_exists(told, name):
+    text = (DEPLOY / name).read_text()
+    expressions = list(expressions_of(json.loads(text) if name.endswith(".json") else yaml.safe_load(text)))
+    assert len(expressions) >= 10
+    for expression in expressions:
+        named = set(re.findall(r"\bbatchq_\w+", expression))
+        assert named, expression
+        assert named <= told, expression
+
+
+def test_the_dashboard_can_be_imported_as_it_is():
+    board = json.loads((DEPLOY / "grafana/batchq.json").read_text())
+    assert (board["id"], board["uid"]) == (None, "batchq")
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
+    assert {panel["type"] for panel in panels} == {"stat", "timeseries"}
+
+
+def test_every_alert_says_what_is_wrong_and_what_to_do():
+    (group,) = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]:
+        assert set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
+        assert rule["labels"]["severity"] in {"warning", "critical"}
