@@ -101,3 +101,8 @@ def fresh_database(server: Postgres, over, template: str | None = None) -> Itera
         yield url
     finally:
         server.drop_database(name, over=over)
+
+
+def plain(url: str) -> str:
+    """The URL as psycopg itself takes it."""
+    return url.replace("+psycopg", "")

@@ -8,7 +8,7 @@ import anyio
 import psycopg
 import pytest
 from plan_cases import JOB_COLUMNS, PER_BATCH, USES, batch, job_rows, listen, make_batches
-from postgres import fresh_database
+from postgres import fresh_database, plain
 from store_driver import done
 
 from batchq.jobs import Claim
@@ -27,10 +27,6 @@ def load(url: str) -> None:
                 copy.write_row(row)
         connection.execute("UPDATE batches SET size = %s", [PER_BATCH])
         connection.execute(ENDED_KEY)
-
-
-def plain(url: str) -> str:
-    return url.replace("+psycopg", "")
 
 
 @pytest.fixture(scope="module")

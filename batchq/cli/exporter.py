@@ -17,7 +17,7 @@ MOST_PORT = 65_535
     help="Where to answer; 0 picks a free port. Nobody has to say who he is.",
 )  # fmt: skip
 @click.option("--cache", type=DURATION, default="5s", show_default=True, help="Read the queue at most so often.")
-@click.option("--once", is_flag=True, help="Print what can be read at once, and end.")
+@click.option("--once", is_flag=True, help="Print what can be read at once, without counters, and end.")
 @db_option
 def exporter(listen: str, *, cache: float, once: bool, db: str | None) -> int:
     """Serve metrics at /metrics, read from the queue when they are asked for; one exporter is enough for all workers.

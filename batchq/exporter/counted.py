@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from batchq.jobs import BatchTotals, EndedPage
 
@@ -18,6 +18,8 @@ GROWING = (
     "attempts", "losses", "late", "throttles", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens",
     "cost", "unpriced",
 )  # fmt: skip
+ENDS = ("done", "failed", "cancelled")
+OUTCOMES = ("succeeded", "failed", "retry", "throttled", "halted", "released", "lost", "cancelled")
 
 # A worker and a model.
 Who = tuple[str, str]
@@ -60,23 +62,36 @@ class Counted:
         self.attempts: defaultdict[Who, Counter[str]] = defaultdict(Counter)
         self.durations: defaultdict[Who, Histogram] = defaultdict(lambda: Histogram(DURATION_BUCKETS))
         self.queued: defaultdict[Who, Histogram] = defaultdict(lambda: Histogram(QUEUE_BUCKETS))
-        self._seen: Mapping[int, BatchTotals] | None = None
+        self._seen: dict[int, BatchTotals] | None = None
 
     def note_totals(self, totals: Mapping[int, BatchTotals]) -> list[int]:
-        """Count what the tallies have grown by; return the batches in which something has changed."""
-        before, self._seen = self._seen, totals
-        if before is None:
-            for total in totals.values():  # shown as 0 from the start, so that the first increase is one
-                self.grown[total.worker, total.model].update(dict.fromkeys(GROWING, 0))
-            return list(totals)
+        """Count what the tallies have grown by; return the batches in which something has changed.
+
+        Where a worker and a model are new, all is told as 0 first, and counted by the next look: Prometheus sees no
+        increase in a series that begins with one.
+        """
+        before, self._seen = self._seen, dict(totals)
         changed = []
+        new = {(total.worker, total.model) for total in totals.values()} - self.grown.keys()
+        for who in new:
+            self._begin(who)
         for batch_id, total in totals.items():
+            if before is None:
+                continue
             old = before[batch_id].sums if batch_id in before else {}
-            if total.sums != old:
+            if (total.worker, total.model) in new:
+                self._seen[batch_id] = replace(total, sums=old)
+            elif total.sums != old:
                 changed.append(batch_id)
                 grown = self.grown[total.worker, total.model]
                 grown.update({name: max(0, total.sums.get(name, 0) - old.get(name, 0)) for name in GROWING})
         return changed
+
+    def _begin(self, who: Who) -> None:
+        self.grown[who].update(dict.fromkeys(GROWING, 0))
+        self.finished[who].update(dict.fromkeys(ENDS, 0))
+        self.attempts[who].update(dict.fromkeys(OUTCOMES, 0))
+        self.durations[who], self.queued[who] = Histogram(DURATION_BUCKETS), Histogram(QUEUE_BUCKETS)
 
     def note_ended(self, who: Who, page: EndedPage) -> None:
         """Count jobs that ended and their attempts."""

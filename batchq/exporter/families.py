@@ -20,19 +20,22 @@ STATES = ("pending", "inflight", "done", "failed", "cancelled")
 BATCH_STATES = (
     "adding", "incomplete", "waiting", "running", "paused", "halted", "over budget", "cancelled", "purging", "finished",
 )  # fmt: skip
+# Nobody is to be called because of a batch that was paused, or that may cost no more.
+TAKEN = frozenset({"adding", "incomplete", "waiting", "running", "halted"})
 _MODEL = ("worker", "model")
 _LANE = ("worker", "server", "model")
 _RUNNER = ("runner", "host", "pid")
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 
-def families_of(measured: Measured, counted: Counted) -> Iterator[Metric]:
-    """Yield all metrics; of a queue that can't be read only that it can't, and what was counted before."""
+def families_of(measured: Measured, counted: Counted | None) -> Iterator[Metric]:
+    """Yield all metrics; of a queue that can't be read only that it can't, and what was counted before, if anything."""
     yield _gauge("batchq_up", "Whether the queue could be read.", [((), measured.overview is not None)])
     yield _gauge("batchq_scrape_seconds", "How long reading the queue took.", [((), measured.seconds)])
     version = installed_version() or "unknown"
     yield _gauge("batchq_build_info", "The version of the exporter.", [((version,), 1)], ("version",))
-    yield from _counters(counted)
+    if counted is not None:
+        yield from _counters(counted)
     if measured.overview is not None:
         yield from _of_batches(measured.overview)
         yield from _of_lanes(measured.overview.lanes, measured.overview.now)
@@ -66,8 +69,8 @@ def _of_batches(found: Overview) -> Iterator[Metric]:
     )  # fmt: skip
     yield _gauge(
         "batchq_oldest_pending_age_seconds",
-        "How long the job that is due the longest has been waiting for a worker; 0 where none is due.",
-        [((each.batch.name,), _age(each)) for each in batches if not each.finished],
+        "How long the job that is due the longest has been waiting, of batches that workers may take; 0 where none is.",
+        [((each.batch.name,), _age(each)) for each in batches if state_of(each) in TAKEN],
         ("batch",),
     )
     yield _gauge(

@@ -65,14 +65,17 @@ async def serve_metrics(
 
 
 async def print_metrics(opening: Callable[[], Awaitable[Store]], say: Callable[[str], None]) -> int:
-    """Write what can be read at once to stdout, as a file of Prometheus' text format; return the exit code."""
+    """Write what can be read at once to stdout, as a file of Prometheus' text format; return the exit code.
+
+    There are no counters: they would be 0 each time.
+    """
     measuring = Measuring(opening, 0, say)
     measured = await measuring.measure()
     await measuring.close()
 
     class Once:
         def collect(self) -> Iterable[Metric]:
-            return families_of(measured, measuring.counted)
+            return families_of(measured, None)
 
     registry = CollectorRegistry()
     registry.register(Once())

@@ -12,7 +12,7 @@ from typing import TextIO
 from batchq.concealing import without_keys
 from batchq.log import events
 from batchq.log.attempts import call_fields
-from batchq.log.writing import get_logger
+from batchq.log.writing import OWN_LOGGER, get_logger
 from batchq.stacks import stack_of
 
 # What these tell below a warning is for who works on them, and holds requests and answers.
@@ -45,7 +45,9 @@ class _Handler(logging.Handler):
     """Writes records as events of the log, in its format."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one."""
+        """Write one; what is batchq's own comes here only where somebody has undone the set-up of structlog."""
+        if record.name == OWN_LOGGER:
+            return
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001 - its arguments don't fit it, and may be anything

@@ -17,14 +17,15 @@ from batchq.escapes import clean
 
 Logger = structlog.typing.FilteringBoundLogger
 
-_library = logging.getLogger("batchq")
+OWN_LOGGER = "batchq"
+_library = logging.getLogger(OWN_LOGGER)
 _library.addHandler(logging.NullHandler())
 
 
 def get_logger() -> Logger:
     """Return the logger of batchq: structlog's as the application has set it up, else `logging`'s, which is quiet."""
     if structlog.is_configured():
-        return cast("Logger", structlog.get_logger("batchq"))
+        return cast("Logger", structlog.get_logger(OWN_LOGGER))
     return cast(
         "Logger",
         structlog.wrap_logger(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import BigInteger, bindparam, select, tuple_
 
@@ -16,7 +17,7 @@ from batchq.store.finished import STILL_COMMITTING_MS
 from batchq.store.tally import read_totals
 
 _ENDED = (
-    select(jobs.c.id, jobs.c.state, jobs.c.followers, jobs.c.created_at, jobs.c.finished_at)
+    select(jobs.c.id, jobs.c.state, jobs.c.attempts, jobs.c.followers, jobs.c.created_at, jobs.c.finished_at)
     .where(
         jobs.c.batch_id == bindparam("of_batch"),
         jobs.c.finished_at.is_not(None),
@@ -26,10 +27,16 @@ _ENDED = (
     .order_by(jobs.c.finished_at, jobs.c.id)
     .limit(bindparam("most"))
 )
-# What had ended before somebody began to count is not counted; `retry` sends jobs back that have such attempts.
-_ATTEMPTS = select(attempts.c.job_id, attempts.c.outcome, attempts.c.started_at, attempts.c.duration_ms).where(
-    attempts.c.job_id.in_(json_list("ids")), attempts.c.ended_at > bindparam("since", type_=BigInteger)
-)
+# What had ended before somebody began to count is not counted.
+_ATTEMPTS = (
+    select(
+        attempts.c.job_id, attempts.c.token, attempts.c.number, attempts.c.charged, attempts.c.outcome,
+        attempts.c.started_at, attempts.c.duration_ms,
+    )
+    .where(attempts.c.job_id.in_(json_list("ids")), attempts.c.ended_at > bindparam("since", type_=BigInteger))
+    .order_by(attempts.c.job_id, attempts.c.token.desc())
+)  # fmt: skip
+_FIRST_TOKEN = 1
 
 
 def read_all_totals(tx: Transaction) -> tuple[int, dict[int, BatchTotals]]:
@@ -49,26 +56,39 @@ def read_ended(tx: Transaction, batch_id: int, place: FinishedPlace, since: int,
     ended = tx.connection.execute(_ENDED, bound).all()
     if not ended:
         return EndedPage((), (), place, is_full=False)
-    of_jobs = {"ids": json.dumps([row.id for row in ended]), "since": since}
-    made = tx.connection.execute(_ATTEMPTS, of_jobs).all()
-    first_claims = _first_claims(made)
+    made = _attempts_by_job(tx, [row.id for row in ended], since)
+    last = {row.id: tuple(_since_sent(made[row.id], row.attempts)) for row in ended}
     return EndedPage(
-        tuple(
-            EndedJob(row.state, 1 + row.followers, _waited(row.created_at, first_claims.get(row.id))) for row in ended
-        ),
-        tuple(EndedAttempt(row.outcome, row.duration_ms) for row in made),
+        tuple(EndedJob(row.state, 1 + row.followers, _waited(row.created_at, last[row.id])) for row in ended),
+        tuple(EndedAttempt(attempt.outcome, attempt.duration_ms) for each in last.values() for attempt in each),
         FinishedPlace(ended[-1].finished_at, ended[-1].id),
         is_full=len(ended) == limit,
     )
 
 
-def _first_claims(made: Sequence[AnyRow]) -> dict[int, int]:
-    first: dict[int, int] = {}
-    for row in made:
-        if row.started_at is not None:
-            first[row.job_id] = min(row.started_at, first.get(row.job_id, row.started_at))
-    return first
+def _attempts_by_job(tx: Transaction, job_ids: Sequence[int], since: int) -> defaultdict[int, list[AnyRow]]:
+    found: defaultdict[int, list[AnyRow]] = defaultdict(list)
+    for row in tx.connection.execute(_ATTEMPTS, {"ids": json.dumps(job_ids), "since": since}):
+        found[row.job_id].append(row)
+    return found
 
 
-def _waited(created_at: int, claimed_at: int | None) -> int | None:
+def _since_sent(newest_first: Sequence[AnyRow], charged: int) -> Iterator[AnyRow]:
+    """Yield the attempts at a job since it was last sent back by `retry`: those before were counted when it ended then.
+
+    Their numbers began at 1 again, and one that was not charged has the number of the next.
+    """
+    number = charged + 1
+    for row in newest_first:
+        if row.number > number or (row.charged and row.number == number):
+            return
+        yield row
+        number = row.number
+
+
+def _waited(created_at: int, newest_first: Sequence[AnyRow]) -> int | None:
+    """Return how long a job waited for its first claim; None where that was counted before, or there was none."""
+    if not newest_first or newest_first[-1].token != _FIRST_TOKEN:
+        return None
+    claimed_at: int | None = newest_first[-1].started_at
     return None if claimed_at is None else max(0, claimed_at - created_at)
