@@ -194,7 +194,7 @@ def test_a_late_answer_is_told_with_its_cost_and_a_condemned_job_as_failed():
     late = settle(Ended(some_claim(), Succeeded(answer), 12))
     halting = settle(Ended(some_claim(), Halted(Reason("no_such_model", PROMPT, 404)), 12))
     with capture_logs() as lines:
-        log_exchange(get_logger(), [late], Exchanged(0, came_late=frozenset({7})))
+        log_exchange(get_logger(), [late], Exchanged(0, came_late=(7,)))
         log_exchange(get_logger(), [halting], Exchanged(0, condemned=frozenset({7})))
     assert [line["event"] for line in lines] == ["job.late", "job.failed"]
     assert (lines[0]["cost"], lines[0]["position"], lines[0]["duration_ms"]) == (0.005, 3, 12)

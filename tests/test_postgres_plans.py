@@ -162,7 +162,7 @@ def test_what_ends_is_settled_in_one_pass_when_statistics_know_of_nothing_in_fli
             ran = batch(transaction)
             settlements = [done(Claim(job_id, 1, ran, 0, None, '"x"', 1, 0, 0)) for job_id in ids]
             settled, late = settle.write_settlements(transaction, settlements, Tally())
-            assert (len(settled), late) == (ENDED_AT_ONCE, 0)
+            assert (len(settled), late) == (ENDED_AT_ONCE, ())
 
         asked = [(text, values) for text, values in anyio.run(listen, postgres_queue, end_all) if " jobs" in text]
         assert asked

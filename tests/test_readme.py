@@ -331,7 +331,9 @@ def variables(setting: str) -> set[str]:
 
 def test_the_table_of_exit_codes_has_them_all():
     section = README.partition("\n## Exit codes\n")[2]
-    assert dict(re.findall(r"^\| (\d+) \| (.+) \|$", section, re.MULTILINE)) == {str(code.value): code.meaning for code in ExitCode}
+    assert dict(re.findall(r"^\| (\d+) \| (.+) \|$", section, re.MULTILINE)) == {
+        str(code.value): code.meaning for code in ExitCode
+    }
 
 
 def test_the_table_of_parameters_has_them_all():

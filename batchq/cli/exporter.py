@@ -14,7 +14,7 @@ MOST_PORT = 65_535
 @click.command(cls=command_class(), context_settings=HELP_NAMES, short_help="Serve metrics of the queue to Prometheus.")
 @click.option(
     "--listen", default=f"127.0.0.1:{DEFAULT_PORT}", metavar="HOST:PORT", show_default=True,
-    help="Where to answer; 0 picks a free port. Nobody has to say who he is.",
+    help="Where to answer; port 0 picks a free one. No password is asked for.",
 )  # fmt: skip
 @click.option("--cache", type=DURATION, default="5s", show_default=True, help="Read the queue at most so often.")
 @click.option("--once", is_flag=True, help="Print what can be read at once, without counters, and end.")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from batchq.concealing import remember
 from batchq.config.credentials import read_credentials
 from batchq.config.dotenv import read_dotenv
-from batchq.config.files import DOTENV, credential_directories, find_upwards, site_files, user_file
+from batchq.config.files import DOTENV, credential_directories, file_in, find_upwards, site_files, user_file
 from batchq.config.layers import Layer, Layers, Place
 from batchq.config.settings import Settings
 from batchq.config.toml import project_layer, read_toml
@@ -74,7 +74,7 @@ def rules_of_settings() -> FileRules:
 
 def _layers_of(place: Place, paths: list[Path]) -> list[Layer]:
     """Read those files that are there. One that this user may not read is a mistake, and is told."""
-    return [read_toml(place, path) for path in paths if path.is_file()]
+    return [read_toml(place, path) for path in paths if file_in(path.parent, path.name)]
 
 
 def _remember_keys(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from batchq.doctor.place import check_permissions, check_place
 from batchq.doctor.provider import Wanted, check_endpoint
 from batchq.doctor.told_settings import check_settings
 from batchq.doctor.work import check_batches, check_clock, check_leases, check_moved, check_workers
-from batchq.errors import BatchqError, ConfigurationError, NoDatabase, SchemaMismatch, StoreError
+from batchq.errors import BatchqError, ConfigurationError, NoDatabase, SchemaMismatch
 from batchq.jobs import BatchState, LiveBatch
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ async def _examine_open(queue: Examined, wanted: dict[str, Wanted], *, full: boo
             yield finding
     for finding in await guarded("tallies", partial(check_tallies, queue, full=full), seconds):
         yield finding
-    with suppress(StoreError):  # whatever is wrong has been told
+    with suppress(Exception):  # whatever is wrong has been told
         _note_wanted((await queue.unfinished()).live, wanted)
 
 

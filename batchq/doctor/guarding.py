@@ -20,7 +20,8 @@ async def guarded(
     found: list[Finding] = []
     try:
         with anyio.fail_after(seconds):
-            found.extend([finding async for finding in check()])
+            async for finding in check():
+                found.append(finding)  # noqa: PERF401 - what was found before it failed counts
     except TimeoutError:
         found.append(
             error(name, f"this took longer than {seconds:g} s, and is not known", "run it again; see the load")
@@ -34,7 +35,8 @@ def guarded_plain(name: str, check: Callable[[], Iterator[Finding]]) -> list[Fin
     """Return what a check finds that waits for nothing."""
     found: list[Finding] = []
     try:
-        found.extend(check())
+        for finding in check():
+            found.append(finding)  # noqa: PERF402 - as above
     except Exception as failure:  # noqa: BLE001 - as above
         found.append(_failed(name, failure))
     return found

@@ -17,8 +17,8 @@ from batchq.store import Store
 SHOWN_UNFINISHED = 200
 SHOWN_BATCHES = 50
 PATIENCE_SECONDS = 1.0
-# A scrape is given up by Prometheus after 10 s, as a rule.
-LOOK_SECONDS = 8.0
+# A scrape is given up by Prometheus after 10 s, as a rule; letting go of a server that is silent takes seconds, too.
+LOOK_SECONDS = 5.0
 # What has ended is read page by page for so long; what is left is counted by the next look.
 COUNT_SECONDS = 2.0
 # On PostgreSQL what ends at a moment is read by a look that comes later.

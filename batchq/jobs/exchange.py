@@ -170,8 +170,8 @@ class Exchanged:
 
     `now` is the database's clock at the exchange, `lost` the ids of held jobs that are no longer
     this runner's, `unopened` the workers to open before their jobs can be claimed, `wake_in_ms` the
-    time until something becomes due (None: nothing is waiting), `came_late` the ids of the jobs whose outcomes
-    were refused, `condemned` those that failed since they halted their lane again and again, `lanes` what became of
+    time until something becomes due (None: nothing is waiting), `came_late` the id of the job of each outcome
+    that was refused, `condemned` those that failed since they halted their lane again and again, `lanes` what became of
     lanes, `concurrency` what an operator wants of this runner from now on.
     """
 
@@ -180,7 +180,7 @@ class Exchanged:
     lost: frozenset[int] = frozenset()
     unopened: tuple[Serving, ...] = ()
     wake_in_ms: int | None = None
-    came_late: frozenset[int] = frozenset()
+    came_late: tuple[int, ...] = ()
     concurrency: int | None = None
     condemned: frozenset[int] = frozenset()
     lanes: tuple[LaneChange, ...] = ()

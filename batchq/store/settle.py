@@ -239,10 +239,10 @@ _RENEW = (
 
 def write_settlements(
     tx: Transaction, settlements: Sequence[Settlement], tally: Tally
-) -> tuple[list[Settlement], frozenset[int]]:
+) -> tuple[list[Settlement], tuple[int, ...]]:
     """Settle what still holds its job, log the rest as late; return what was settled and whose outcomes were late."""
     if not settlements:
-        return [], frozenset()
+        return [], ()
     rows = _settle(tx, settlements)
     followers = {(job_id, token): count for job_id, token, count in rows}
     settled, missed = [], []
@@ -257,7 +257,7 @@ def write_settlements(
             tally.count(claim.batch.id, "throttles")
         if item.answer is not None:
             tally.spend(claim.batch.id, item.answer)
-    return settled, _log_late(tx, missed, tally) if missed else frozenset()
+    return settled, _log_late(tx, missed, tally) if missed else ()
 
 
 def renew(tx: Transaction, held: Sequence[Held], lease_ms: int) -> frozenset[int]:
@@ -269,7 +269,7 @@ def renew(tx: Transaction, held: Sequence[Held], lease_ms: int) -> frozenset[int
     return frozenset(item.job_id for item in held) - frozenset(kept)
 
 
-def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> frozenset[int]:
+def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> tuple[int, ...]:
     """Keep what came too late, with its cost; skip what was settled before, or belongs to a purged job."""
     rows = tx.connection.execute(ENDED.joined(tx, _LOG_LATE), _stage(tx, missed)).all()
     logged = {(job_id, token) for job_id, token in rows}
@@ -278,7 +278,7 @@ def _log_late(tx: Transaction, missed: Sequence[Settlement], tally: Tally) -> fr
         tally.count(item.ended.claim.batch.id, "late")
         if item.answer is not None:
             tally.spend(item.ended.claim.batch.id, item.answer)
-    return frozenset(job_id for job_id, _ in logged)
+    return tuple(job_id for job_id, _ in logged)
 
 
 def _stage(tx: Transaction, settlements: Sequence[Settlement]) -> dict[str, object]:
