@@ -1,9 +1,8 @@
-"""`batchq exporter`: what it counts is what happened; its dashboard and its alerts name only what it tells."""
+"""`batchq exporter`: what it counts is what happened."""
 
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socket
 import subprocess
@@ -11,64 +10,22 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 from fake_provider import running_provider
 from processes import ON_BOTH, bench, bench_for, wait_for
 from prometheus_client.parser import text_string_to_metric_families
+from scraping import BATCH, Exporter, enqueued, get
 from tcp_proxy import tcp_proxy
-
-# A label has to be quoted.
-BATCH = 'a "b" \\n'
-DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 
 
 @pytest.fixture
 def place(request, tmp_path):
     with bench_for(request, tmp_path) as opened:
         yield opened
-
-
-def get(url):
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=20) as answer:
-        return answer.status, answer.read().decode()
-
-
-class Exporter:
-    """One that runs, and what it tells."""
-
-    def __init__(self, place, *options):
-        self.process = place.start("exporter", "--listen", "127.0.0.1:0", "--cache", "0s", *options)
-        url = r"http://\S+/metrics"
-        self.url = wait_for(lambda: re.search(url, place.errors(self.process)), "it to listen")[0]
-
-    def samples(self):
-        found = {}
-        for family in text_string_to_metric_families(get(self.url)[1]):
-            for sample in family.samples:
-                found[sample.name, *sorted(sample.labels.items())] = sample.value
-        return found
-
-    def value(self, name, **labels):
-        """The sum of all samples that have these labels."""
-        wanted = set(labels.items())
-        values = [value for (told, *others), value in self.samples().items() if told == name and wanted <= set(others)]
-        return sum(values) if values else None
-
-
-@contextmanager
-def enqueued(place, provider, count=20, *options):
-    place.write_prompts(count)
-    place.environment["BATCHQ_BASE_URL"] = provider.base_url
-    done = place.run("enqueue", "prompts.jsonl", "--model", "m", "--batch", BATCH, *options)
-    assert done.returncode == 0, done.stderr
-    yield
 
 
 @ON_BOTH
@@ -262,61 +219,3 @@ sys.exit(run_command(batchq, ["exporter", "--once"]))
         78,
         "batchq: prometheus_client is not installed: pip install 'batchq[metrics]'\n",
     )
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """The names of all samples of a queue in which everything has happened."""
-    with (
-        bench(tmp_path_factory.mktemp("told")) as place,
-        running_provider() as provider,
-        enqueued(place, provider, 2, "--budget", "1"),
-    ):
-        limit = ("--rpm", "600", "--tpm", "100000", "--max-inflight", "3")
-        assert place.run("limit", "m", *limit).returncode == 0
-        exporter = Exporter(place)
-        before = exporter.samples()
-        assert place.run("worker", "--until-empty").returncode == 0
-        wait_for(lambda: exporter.value("batchq_jobs_finished_total") == 2, "it to count all", 20)
-        place.start("worker")
-        wait_for(lambda: exporter.value("batchq_workers", state="live") == 1, "a worker")
-        # What 429s teach is told only where there were some.
-        yield {name for name, *_labels in before | exporter.samples()} | {"batchq_lane_learned_rpm"}
-
-
-def expressions_of(value):
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in {"expr", "definition"}:
-                yield item
-            yield from expressions_of(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from expressions_of(item)
-
-
-@pytest.mark.parametrize("name", ["grafana/batchq.json", "prometheus/alerts.yaml"])
-def test_every_expression_names_a_metric_that_exists(told, name):
-    text = (DEPLOY / name).read_text()
-    expressions = list(expressions_of(json.loads(text) if name.endswith(".json") else yaml.safe_load(text)))
-    assert len(expressions) >= 10
-    for expression in expressions:
-        named = set(re.findall(r"\bbatchq_\w+", expression))
-        assert named, expression
-        assert named <= told, expression
-
-
-def test_the_dashboard_can_be_imported_as_it_is():
-    board = json.loads((DEPLOY / "grafana/batchq.json").read_text())
-    assert (board["id"], board["uid"]) == (None, "batchq")
-    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
-    assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
-    assert {panel["type"] for panel in panels} == {"stat", "timeseries"}
-
-
-def test_every_alert_says_what_is_wrong_and_what_to_do():
-    (group,) = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())["groups"]
-    for rule in group["rules"]:
-        assert set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
-        assert rule["labels"]["severity"] in {"warning", "critical"}

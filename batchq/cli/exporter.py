@@ -27,7 +27,7 @@ def exporter(listen: str, *, cache: float, once: bool, db: str | None) -> int:
     batchq exporter --listen 0.0.0.0:9464 --db postgresql+psycopg://batchq@db/batchq
     batchq exporter --once > /var/lib/node_exporter/batchq.prom
 
-    Counters and histograms begin at 0 when it starts. A queue that can't be read is `batchq_up 0`.
+    Counters and histograms begin at 0 when it first sees the queue. A queue that can't be read is `batchq_up 0`.
     """  # fmt: skip
     address = _address(listen)
     try:

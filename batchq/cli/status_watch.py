@@ -30,7 +30,7 @@ async def watch_status(location: str, name: str | None, interval: float, *, for_
 
     from batchq.overview import Away, Onlooker
 
-    on_screen = is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb"
+    on_screen = is_terminal(sys.stdout) and (os.environ.get("TERM") or "dumb") != "dumb"
     view: _View = _JsonLines() if for_machines else _Redrawn(interval) if on_screen else _Blocks()
     async with Onlooker(lambda: open_queue(location), name) as onlooker:
         while True:

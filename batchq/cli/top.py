@@ -42,5 +42,5 @@ def require_screen() -> None:
     plain = "`batchq status --watch` is the plain form"
     if not is_terminal(sys.stdout):
         raise click.UsageError(f"top draws on a terminal, and stdout is none: {plain}")
-    if os.environ.get("TERM", "dumb") == "dumb":
-        raise click.UsageError(f"this terminal (TERM=dumb) can't be drawn on: {plain}")
+    if (os.environ.get("TERM") or "dumb") == "dumb":
+        raise click.UsageError(f"this terminal (no TERM, or TERM=dumb) can't be drawn on: {plain}")

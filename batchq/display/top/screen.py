@@ -103,7 +103,7 @@ class Screen:
     def _trouble(self, width: int) -> list[Text]:
         if self.away is not None:
             as_of = f"; this is of {self.looked_at}" if self.looked_at else ""
-            told = f"the database is away: {self.away}{as_of}; asking again"
+            told = f"the database is away, asking again{as_of}: {self.away}"
         elif self.found is not None and self.found.moved_to is not None:
             from batchq.waiting import told_moved
 
