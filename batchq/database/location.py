@@ -17,6 +17,7 @@ _DRIVERS = {
 }  # fmt: skip
 # psycopg hands all that a URL asks for to libpq; asyncpg has arguments of its own.
 _ASYNCPG_OPTIONS = frozenset({"ssl", "options", "passfile", "host", "port", "timeout", "command_timeout"})
+_PASSWORDS = frozenset({"password", "sslpassword"})
 _SHOWN = 80
 _IN_MEMORY = ":memory:"
 _NO_FILE = "a queue needs a file: an in-memory database can't be shared or survive"
@@ -73,9 +74,15 @@ def database_file(location: str) -> Path | None:
     return found if isinstance(found, Path) else None
 
 
+def holds_password(location: str) -> bool:
+    """Whether `location` is a URL with a password in it."""
+    found = locate(location)
+    return isinstance(found, URL) and (found.password is not None or not _PASSWORDS.isdisjoint(found.query))
+
+
 def shown(url: URL) -> str:
     """Return a URL for people to read: without its password, wherever it stands in it."""
-    query = {name: value for name, value in url.query.items() if name not in {"password", "passfile", "sslpassword"}}
+    query = {name: value for name, value in url.query.items() if name not in {*_PASSWORDS, "passfile"}}
     public = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query)
     return public.render_as_string(hide_password=False)
 
