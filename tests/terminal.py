@@ -18,6 +18,7 @@ from pathlib import Path
 import forked
 import pyte
 from processes import DEADLINE, wait_for
+from pyte.screens import Char
 
 
 class Terminal:
@@ -52,6 +53,12 @@ class Terminal:
     def shown(self) -> str:
         """The screen."""
         return "\n".join(self.lines())
+
+    def cells(self) -> list[list[Char]]:
+        """The screen, character by character, with colours."""
+        with self._lock:
+            rows, columns = range(self._emulator.lines), range(self._emulator.columns)
+            return [[self._emulator.buffer[row][column] for column in columns] for row in rows]
 
     def styles(self) -> set[str]:
         """The colours on the screen."""

@@ -64,7 +64,7 @@ def test_a_queue_that_is_well_has_no_warning_but_that_nobody_works(place):
     assert found.names("error") == set()
     assert found.names("warning") - {"endpoint", "place", "server"} == {"batches"}
     assert "demo waits: no live worker serves echo -> start one with `batchq worker" in found.of("batches", "warning")
-    assert "3 jobs in 1 batches were counted, as their tallies say" in found.of("tallies", "ok")
+    assert "3 jobs in 1 batch counted, as their tallies say" in found.of("tallies", "ok")
     assert files_in(place.directory) == before
 
 
@@ -444,7 +444,7 @@ async def test_a_check_that_fails_leaves_the_others_be(location):
     found = await look(location, full=True)
     assert found.of("batches", "error")
     assert "the table lanes is missing: go back to a copy" in found.of("tables", "error").replace(" -> ", ": ")
-    assert "2 jobs in 1 batches were counted" in found.of("tallies", "ok")
+    assert "2 jobs in 1 batch counted" in found.of("tallies", "ok")
 
 
 async def test_a_check_that_takes_too_long_says_so():

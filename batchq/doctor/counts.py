@@ -74,8 +74,14 @@ def _newest(batches: Collection[Batch]) -> list[Batch]:
 def _summed_up(batches: Collection[Batch], told: int, counted: int, jobs: int, wrong: int) -> Finding:
     if counted == len(batches):
         rest = "as their tallies say" if not wrong else "the others as their tallies say"
-        return ok("tallies", f"{jobs:,} jobs in {len(batches):,} batches were counted, {rest}")
+        return ok(
+            "tallies", f"{_number(jobs, 'job', 'jobs')} in {_number(len(batches), 'batch', 'batches')} counted, {rest}"
+        )
     return ok(
         "tallies",
         f"{jobs:,} of {told:,} jobs were counted, in {counted:,} of {len(batches):,} batches; --full counts all",
     )
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"

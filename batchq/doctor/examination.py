@@ -21,7 +21,7 @@ from batchq.doctor.place import check_permissions, check_place
 from batchq.doctor.provider import Wanted, check_endpoint
 from batchq.doctor.told_settings import check_settings
 from batchq.doctor.work import check_batches, check_clock, check_leases, check_moved, check_workers
-from batchq.errors import BatchqError, ConfigurationError, NoDatabase, SchemaMismatch
+from batchq.errors import BatchqError, ConfigurationError, DatabaseUnavailable, NoDatabase, SchemaMismatch
 from batchq.jobs import BatchState, LiveBatch
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ async def _open(location: str) -> tuple[Examined | None, list[Finding]]:
         return None, [error("database", str(failure))]
     except Exception as failure:  # noqa: BLE001 - whatever keeps it from being opened is the finding
         told = str(failure) if isinstance(failure, BatchqError) else f"{type(failure).__name__}: {failure}"
-        return None, [error("database", without_keys(told), "" if isinstance(failure, BatchqError) else "see its log")]
+        return None, [error("database", without_keys(told), _advice_on(failure))]
     findings = [] if queue.facts is None or queue.file is None else [*judge_facts(queue.file, queue.facts)]
     if not any(finding.level is Level.ERROR for finding in findings):
         findings += await guarded("schema", partial(_check_schema, queue))
@@ -155,6 +155,13 @@ async def _open(location: str) -> tuple[Examined | None, list[Finding]]:
             return queue, findings
     await queue.__aexit__(None, None, None)
     return None, findings
+
+
+def _advice_on(failure: Exception) -> str:
+    """Return what to do about a database that can't be opened, where its message does not say it."""
+    if type(failure) is DatabaseUnavailable:
+        return "see that it is up, that --db or BATCHQ_DB names it rightly, and its log"
+    return "" if isinstance(failure, BatchqError) else "see its log"
 
 
 async def _check_schema(queue: Examined) -> AsyncIterator[Finding]:

@@ -129,10 +129,10 @@ async def _get(client: openai.AsyncOpenAI, path: str, told: str, seconds: float)
         with anyio.fail_after(seconds):
             answer = await client.get(path, cast_to=httpx2.Response)
             found = answer.json()
-    except (openai.APITimeoutError, TimeoutError):
-        advice = "see the network and the server's own status page; --timeout waits longer"
-        raise _NoAnswerError(error(_NAME, f"{told}; no answer within {seconds:g} s", advice)) from None
-    except openai.APIConnectionError as failure:
+    except (openai.APIConnectionError, TimeoutError) as failure:
+        if _took_too_long(failure):
+            advice = "see the network and the server's own status page; --timeout waits longer"
+            raise _NoAnswerError(error(_NAME, f"{told}; no answer within {seconds:g} s", advice)) from None
         advice = "see that the server runs, and the proxy and certificates (SSL_CERT_FILE) of this machine"
         raise _NoAnswerError(error(_NAME, f"{told}; can't be reached: {_reason(failure)}", advice)) from None
     except openai.APIStatusError as failure:
@@ -182,10 +182,23 @@ def _elsewhere(endpoint: Endpoint) -> str:
     return f"is {endpoint.base_url} the server that you mean?"
 
 
+def _took_too_long(failure: Exception) -> bool:
+    """Whether time ran out: the client library says so of a refused connection, too."""
+    import openai
+
+    return isinstance(failure, TimeoutError | openai.APITimeoutError) and (
+        isinstance(first := _first(failure), TimeoutError) or not isinstance(first, OSError)
+    )
+
+
+def _first(failure: BaseException) -> BaseException:
+    while (deeper := failure.__cause__ or failure.__context__) is not None:
+        failure = deeper
+    return failure
+
+
 def _reason(failure: Exception) -> str:
     """Return why there was no connection, in the words of whoever first knew."""
-    cause: BaseException = failure
-    while (deeper := cause.__cause__ or cause.__context__) is not None:
-        cause = deeper
+    cause = _first(failure)
     said = without_keys(" ".join((str(cause) or type(cause).__name__).split()))
     return said if len(said) <= _MOST_SAID else said[:_MOST_SAID] + "…"

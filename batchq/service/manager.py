@@ -81,7 +81,10 @@ class Manager:
         except OSError as error:
             raise BatchqError(f"can't run {command[0]}: {error.strerror or error}") from None
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it says nothing"]
+            lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            said = [line for line in lines if not line.startswith(("Created symlink", "Removed"))] or [
+                "it says nothing"
+            ]
             raise BatchqError(f"`{shlex.join(command)}` failed: {said[0]}; see {self.log()}")
 
 

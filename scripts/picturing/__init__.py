@@ -1,0 +1,1 @@
+"""Pictures of batchq on a terminal, for the README."""
