@@ -80,7 +80,7 @@ cell = compile(Path(sys.argv[1]).read_text(), sys.argv[1], "exec", ast.PyCF_ALLO
 asyncio.run(eval(cell))
 """
 SECONDS_PER_EXAMPLE = 30
-MOST_NOT_RUN = 3
+MOST_NOT_RUN = 5
 
 FENCE = re.compile(r"(?:^<!-- (?P<note>.+?) -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (?P<title>.+)$", re.MULTILINE)
