@@ -128,7 +128,8 @@ class Bench:
 def bench(directory: Path, **environment: str) -> Iterator[Bench]:
     """A bench in `directory`, with an environment that holds no settings but these."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BATCHQ_", "OPEN", "MODEL"))}
-    place = Bench(directory, clean | environment)
+    # Nor does whoever runs the tests bring settings of his own.
+    place = Bench(directory, clean | {"XDG_CONFIG_HOME": str(directory / "none"), **environment})
     try:
         yield place
     finally:
