@@ -9,7 +9,13 @@ from traceback import walk_tb
 from types import CodeType, FrameType
 
 _DEEPEST = 20
+_LONGEST_NAME = 100
 _LONGEST_CHAIN = 8
+
+
+def class_of(error: BaseException) -> str:
+    """Return the name of an exception's class, as far as it is of use: it may have been made up."""
+    return type(error).__name__[:_LONGEST_NAME]
 
 
 def stack_of(error: BaseException) -> list[str]:
@@ -23,10 +29,10 @@ def stack_of(error: BaseException) -> list[str]:
     while cause is not None and id(cause) not in seen and len(seen) < _LONGEST_CHAIN:
         seen.add(id(cause))
         if told:
-            told.append(f"after {type(cause).__name__}")
+            told.append(f"after {class_of(cause)}")
         told += [_place(frame.f_code, line) for frame, line in walk_tb(cause.__traceback__)][-_DEEPEST:]
         if isinstance(cause, BaseExceptionGroup):
-            told.append(f"holds {', '.join(sorted({type(part).__name__ for part in cause.exceptions}))}")
+            told.append(f"holds {', '.join(sorted({class_of(part) for part in cause.exceptions}))}")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return told
 

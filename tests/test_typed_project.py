@@ -320,7 +320,7 @@ def wheel(tmp_path_factory):
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("batchq", "workers"):
+    for name in ("batchq", "workers", "deploy"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", made, cwd=source)
     (path,) = made.glob("*.whl")

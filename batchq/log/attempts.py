@@ -20,7 +20,7 @@ from batchq.jobs import (
 from batchq.log import events
 from batchq.log.writing import Logger, get_logger
 from batchq.settlement import Settlement, condemn
-from batchq.stacks import stack_of
+from batchq.stacks import class_of, stack_of
 
 # What is going on here: what a worker's own code logs meanwhile is told with it.
 CALL: Final[ContextVar[Claim | None]] = ContextVar("call", default=None)
@@ -131,7 +131,7 @@ def log_raised(claim: Claim, error: BaseException) -> None:
     if not hears(logger, logging.WARNING):
         return
     stack = stack_of(error)
-    place = (type(error).__name__, stack[-1] if stack else "")
+    place = (class_of(error), stack[-1] if stack else "")
     told = place in _told_places or len(_told_places) >= _MOST_PLACES
     _told_places.add(place)
     tell = logger.debug if told else logger.warning

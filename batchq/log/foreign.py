@@ -13,7 +13,7 @@ from batchq.concealing import without_keys
 from batchq.log import events
 from batchq.log.attempts import call_fields
 from batchq.log.writing import OWN_LOGGER, get_logger
-from batchq.stacks import stack_of
+from batchq.stacks import class_of, stack_of
 
 # What these tell below a warning is for who works on them, and holds requests and answers.
 LIBRARIES = (
@@ -72,7 +72,7 @@ def _without_quotes(message: str) -> str:
 
 
 def _error_fields(error: BaseException) -> dict[str, object]:
-    return {"error": type(error).__name__, "stack": stack_of(error)}
+    return {"error": class_of(error), "stack": stack_of(error)}
 
 
 def _tell_warning(
