@@ -52,9 +52,9 @@ def _dump_threads(number: signal.Signals) -> None:
 def dump_runner(runner: Runner) -> None:
     """Log where a runner stands, which calls are running, the longest first, and where its tasks wait.
 
-    As warnings: who asks for them wants to see them, however little is logged.
+    Who asks for them wants to see them, however little is logged.
     """
-    logger = log.get_logger().bind(worker=runner.identity.id[:8])
+    logger = log.get_answering_logger().bind(worker=runner.identity.id[:8])
     report, calls, stacks = runner.report(), runner.calls(), stacks_of_tasks()
     logger.warning(
         log.DUMP_RUNNER,

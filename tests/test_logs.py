@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import structlog
 from listening_server import Reply, completion, failure, listening_server
 from processes import ON_BOTH, Bench, bench_for, wait_for
 from raw_connection import connect
@@ -18,6 +19,8 @@ from structlog.testing import capture_logs
 import batchq
 from batchq.jobs import Answered, Batch, BatchState, Claim, Ended, Exchanged, Failed, Halted, Reason, Succeeded, Usage
 from batchq.log import EVENTS, events, get_logger, log_exchange
+from batchq.log.foreign import make_alike
+from batchq.log.writing import write_events
 from batchq.settlement import settle
 from batchq.stacks import stack_of
 
@@ -57,8 +60,8 @@ def only(lines: list[dict], event: str) -> list[dict]:
 # the list
 
 
-def uses() -> list[tuple[str, str, set[str]]]:
-    """Every place of the package that logs: where, which event, and the fields that it names."""
+def uses() -> list[tuple[str, str, set[str], str]]:
+    """Every place of the package that logs: where, which event, the fields that it names, and the function called."""
     found = []
     for path in PACKAGE.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
@@ -68,12 +71,13 @@ def uses() -> list[tuple[str, str, set[str]]]:
             if isinstance(first, ast.IfExp):
                 continue
             if isinstance(first, ast.Attribute) and getattr(first.value, "id", "") in {"log", "events"}:
-                found.append((f"{path}:{call.lineno}", first.attr, {word.arg for word in call.keywords if word.arg}))
+                fields = {word.arg for word in call.keywords if word.arg}
+                found.append((f"{path}:{call.lineno}", first.attr, fields, getattr(call.func, "attr", "").upper()))
     return found
 
 
 def test_every_event_that_is_logged_is_in_the_list_with_its_fields():
-    for where, name, fields in uses():
+    for where, name, fields, _ in uses():
         event = getattr(events, name)
         assert fields <= set(EVENTS[event]), where
 
@@ -105,6 +109,15 @@ def test_the_readme_lists_the_events_with_their_fields():
             names |= shorthand[word]
         shown[event] = names
     assert shown == {event: set(fields) - {"worker"} for event, fields in EVENTS.items()}
+
+
+def test_the_readme_tells_the_level_of_each_event_that_has_a_fixed_one():
+    rows = dict(
+        re.findall(r"^\| `([a-z]+\.[a-z_]+)` \| ([a-z]+) \| [^|]* \| [^|]* \|$", README.read_text(), re.MULTILINE)
+    )
+    levels = {getattr(events, name): level for _, name, _, level in uses() if level in logging.getLevelNamesMapping()}
+    assert len(levels) > 30
+    assert {event: level.lower() for event, level in levels.items()} == {event: rows[event] for event in levels}
 
 
 # what a worker tells
@@ -203,8 +216,6 @@ def test_a_late_answer_is_told_with_its_cost_and_a_condemned_job_as_failed():
 
 
 def test_what_is_done_costs_a_quiet_log_nothing_to_speak_of():
-    import structlog
-
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     try:
         done = settle(Ended(some_claim(), Succeeded(Answered('"x"')), 1))
@@ -235,8 +246,27 @@ def test_the_format_and_the_level_are_asked_for_by_flag_and_by_setting(place):
     assert told(place.run(*serve, "--log-format", "json").stderr)
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_every_event_can_be_written_in_each_format(as_json, capsys):
+    lists = {"workers", "batches", "stack"}
+    write_events("debug", as_json=as_json, alike=make_alike)
+    try:
+        for event, fields in EVENTS.items():
+            get_logger().warning(event, **{name: ["a", "b"] if name in lists else 1 for name in fields})
+    finally:
+        structlog.reset_defaults()
+    text = capsys.readouterr().err
+    assert [event for event in EVENTS if event not in text] == []
+    if as_json:
+        assert len(told(text)) == len(EVENTS)
+    else:
+        assert text.count("\n    a\n    b\n") == sum("stack" in fields for fields in EVENTS.values())
+
+
 OTHERS = f"""
 import logging, sys, threading, warnings
+logging.getLogger("openai").setLevel(logging.DEBUG)  # as OPENAI_LOG does
+logging.getLogger("openai._base_client").setLevel(logging.DEBUG)
 
 class Careless(Exception):
     pass
@@ -293,6 +323,52 @@ def test_what_others_say_has_the_same_format_and_quotes_nothing(place):
     assert raised[0]["stack"][-2].endswith("fail")
     for secret in (PROMPT, "Wilhelmina", KEY):
         assert secret not in done.stderr
+
+
+WITH_STRUCTLOG = f"""
+import pathlib
+import structlog
+own = structlog.get_logger()
+
+def answer(prompt):
+    own.info("my.step", letters=len(prompt), at=pathlib.Path("here"), sent={{"headers": ["{KEY}"]}})
+    try:
+        fail(prompt)
+    except LookupError:
+        own.exception("my.failure")
+    own.error("my.other", exc_info=ValueError(prompt))
+    fail(prompt)
+
+def fail(prompt):
+    local = prompt
+    raise KeyError(local)
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_worker_that_uses_structlog_itself_is_told_of_like_all_others(place, form):
+    (place.directory / "mine.py").write_text(WITH_STRUCTLOG)
+    enqueue(place, [PROMPT], "--worker", "mine.py:answer", "--max-attempts", "1")
+    done = place.run(
+        "worker", "--worker", "mine.py:answer", "--until-empty", "--log-format", form, env={"OPENAI_API_KEY": KEY}
+    )
+    assert done.returncode == 0, done.stderr
+    assert place.count("failed") == 1, "what it raised is its job's affair, in each format"
+    for secret in ("Wilhelmina", KEY):
+        assert secret not in done.stderr
+    if form == "text":
+        assert re.search(
+            r"my\.failure .*batch=demo position=0 .*error=KeyError\n    .*mine\.py:\d+ answer\n", done.stderr
+        )
+        assert re.search(r"worker\.raised .*\n(    .*\n)+    .*mine\.py:\d+ fail\n", done.stderr)
+        return
+    step, failure_, other = [
+        line for line in map(json.loads, done.stderr.splitlines()) if line["event"].startswith("my.")
+    ]
+    assert all(set(line) >= JOB and line["batch"] == "demo" for line in (step, failure_, other))
+    assert (step["letters"], step["sent"]) == (len(PROMPT), {"headers": ["[redacted]"]})
+    assert (failure_["error"], len(failure_["stack"])) == ("KeyError", 2)
+    assert (other["error"], other["stack"]) == ("ValueError", [])
 
 
 def test_a_stack_tells_places_and_classes_and_no_word_of_an_error():
@@ -362,7 +438,7 @@ def test_a_worker_that_is_asked_tells_what_is_running_and_goes_on(place):
     enqueue(place, [PROMPT, f"{PROMPT} 2"], "--worker", "slow.py:waits", batch="waits")
     enqueue(place, [PROMPT], "--worker", "slow.py:blocks", batch="blocks")
     served = ("--worker", "slow.py:waits", "--worker", "slow.py:blocks")
-    worker = place.start("worker", *served, "--until-empty", "--log-level", "warning", "-c", "5")
+    worker = place.start("worker", *served, "--until-empty", "--log-level", "error", "-c", "5")
     wait_for(lambda: place.count("inflight") == 3, "the calls")
 
     def ask() -> bool:
@@ -381,6 +457,7 @@ def test_a_worker_that_is_asked_tells_what_is_running_and_goes_on(place):
     lines = dump_of(place.errors(worker))
     runner = only(lines, "dump.runner")[-1]
     assert (runner["phase"], runner["concurrency"], runner["in_flight"], runner["calls"]) == ("running", 5, 3, 3)
+    assert not {"drain_seconds", "away"} & set(runner), "what has no value is left out"
     calls = {(line["batch"], line["position"]): line for line in only(lines, "dump.call")}
     assert set(calls) == {("waits", 0), ("waits", 1), ("blocks", 0)}
     assert all(line["attempt"] == 1 and line["seconds"] >= 0 for line in calls.values())

@@ -50,8 +50,8 @@ from batchq.log.events import (
     WORKER_UNAVAILABLE,
     WORKER_WAITING,
 )
-from batchq.log.foreign import write_what_others_say
-from batchq.log.writing import Logger, get_logger, shown_to_a_person, write_events
+from batchq.log.foreign import make_alike, write_what_others_say
+from batchq.log.writing import Logger, get_answering_logger, get_logger, shown_to_a_person, write_events
 
 __all__ = [
     "BATCH_LEFT_ALONE",
@@ -90,6 +90,7 @@ __all__ = [
     "WORKER_WAITING",
     "Logger",
     "dump_call",
+    "get_answering_logger",
     "get_logger",
     "hears",
     "log_claims",
@@ -103,5 +104,6 @@ __all__ = [
 
 def set_up_logging(level: str = "info", *, json_lines: bool | None = None) -> None:
     """Write log lines to stderr, also of what others log: JSON where stderr is not a terminal, or as asked."""
-    write_events(level, as_json=not shown_to_a_person() if json_lines is None else json_lines)
+    as_json = not shown_to_a_person() if json_lines is None else json_lines
+    write_events(level, as_json=as_json, alike=make_alike)
     write_what_others_say(level)

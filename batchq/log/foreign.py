@@ -9,6 +9,8 @@ import threading
 import warnings
 from typing import TextIO
 
+from structlog.typing import EventDict
+
 from batchq.concealing import without_keys
 from batchq.log import events
 from batchq.log.attempts import call_fields
@@ -41,12 +43,28 @@ def write_what_others_say(level: str) -> None:
     sys.unraisablehook = _tell_unraisable
 
 
+def make_alike(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Make of what a worker's own code logs with structlog an event like all others.
+
+    It gets the call that it belongs to, and for an exception its places instead of its words. Of an event of
+    batchq's, fields without a value are left out.
+    """
+    if isinstance(event["event"], str) and event["event"] in events.EVENTS:
+        return {name: value for name, value in event.items() if value is not None}
+    told = event.pop("exc_info", None)
+    raised = told if isinstance(told, BaseException) else sys.exc_info()[1] if told else None
+    return {**call_fields(), **({} if raised is None else _error_fields(raised)), **event}
+
+
 class _Handler(logging.Handler):
     """Writes records as events of the log, in its format."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one; what is batchq's own comes here only where somebody has undone the set-up of structlog."""
         if record.name == OWN_LOGGER:
+            return
+        # Whatever somebody has set its level to meanwhile, as OPENAI_LOG does.
+        if _of_a_library(record.name) and record.levelno < logging.WARNING:
             return
         try:
             message = record.getMessage()

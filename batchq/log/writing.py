@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -40,18 +40,30 @@ def get_logger() -> Logger:
     )
 
 
-def write_events(level: str, *, as_json: bool) -> None:
-    """Have events of a level and above written to stderr, as JSON or as lines for people."""
+def get_answering_logger() -> Logger:
+    """Return a logger for what somebody has asked for: it writes however little is logged."""
+    if not structlog.is_configured():
+        return get_logger()
+    wrapper = structlog.make_filtering_bound_logger(logging.NOTSET)
+    return cast("Logger", structlog.wrap_logger(structlog.PrintLogger(file=_STDERR), wrapper_class=wrapper))
+
+
+def write_events(level: str, *, as_json: bool, alike: Processor) -> None:
+    """Have events of a level and above written to stderr, as JSON or as lines for people.
+
+    `alike` makes of a foreign event one like all others.
+    """
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            alike,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             _without_keys,
-            *([_in_order, structlog.processors.JSONRenderer()] if as_json else [_cleaned, _for_people()]),
+            *([_in_order, structlog.processors.JSONRenderer()] if as_json else [_cleaned, _stack_below, _for_people()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", Stderr())),
+        logger_factory=structlog.PrintLoggerFactory(file=_STDERR),
         cache_logger_on_first_use=False,
     )
 
@@ -81,15 +93,32 @@ def _cleaned(_logger: object, _method: str, event: EventDict) -> EventDict:
     return {name: _each_text(value, clean) for name, value in event.items()}
 
 
+def _stack_below(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Write a stack as lines below its event."""
+    stack = event.pop("stack", None)
+    if stack is None:
+        return event
+    places = stack if isinstance(stack, list) else [stack]
+    return {**event, "stack": "\n".join(f"    {place}" for place in places)}
+
+
 def _in_order(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Put first what every event has."""
     return {"ts": event.pop("ts"), "level": event.pop("level"), "event": event.pop("event"), **event}
 
 
 def _each_text(value: object, change: Callable[[str], str]) -> object:
-    if isinstance(value, str):
-        return change(value)
-    return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
+    match value:
+        case None | int() | float():
+            return value
+        case str():
+            return change(value)
+        case list() | tuple():
+            return [_each_text(item, change) for item in value]
+        case dict():
+            return {change(str(name)): _each_text(item, change) for name, item in value.items()}
+        case _:  # as it would be written
+            return change(repr(value))
 
 
 class Stderr:
@@ -105,3 +134,6 @@ class Stderr:
         """Flush what can be flushed."""
         with suppress(OSError, ValueError, AttributeError):
             sys.stderr.flush()
+
+
+_STDERR: Final = cast("TextIO", Stderr())

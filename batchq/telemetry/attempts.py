@@ -77,7 +77,7 @@ class Observer:
             "batchq.batch": claim.batch.name,
             "batchq.position": claim.position,
             "batchq.attempt": claim.attempts,
-            "batchq.lane": claim.lane,
+            "batchq.lane": claim.lane.strip(),
         }
         process = self._tracer.start_span(
             f"process {claim.batch.name}",

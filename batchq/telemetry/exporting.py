@@ -12,6 +12,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from batchq import log
+from batchq.clock import uptime
 from batchq.errors import ConfigurationError
 from batchq.installed import installed_version
 
@@ -139,5 +140,6 @@ def _hand_over_the_rest(providers: list[TracerProvider | MeterProvider]) -> None
     threads = [Thread(target=shut_down, args=(provider,), daemon=True) for provider in providers]
     for thread in threads:
         thread.start()
+    deadline = uptime() + FLUSH_SECONDS
     for thread in threads:
-        thread.join(FLUSH_SECONDS)
+        thread.join(max(0.0, deadline - uptime()))
