@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import cast
@@ -98,11 +98,19 @@ def _fit_for_all(outcome: Outcome, request: Request) -> Outcome:
     """
     if not isinstance(outcome, Throttled | Halted):
         return outcome
-    sources = [*texts_in(request.prompt)]
+    sources = [*texts_in(request.prompt), *_texts_of_settings(request.settings)]
     if outcome.answer is not None:
         sources += texts_in(json.loads(outcome.answer.result))
     message = without_quotes(outcome.reason.message, sources)
     return replace(outcome, reason=replace(outcome.reason, message=message))
+
+
+def _texts_of_settings(settings: Mapping[str, Json]) -> Iterator[str]:
+    """Yield what a batch says to the model beside each prompt."""
+    yield from texts_in(settings.get("system"))
+    params = settings.get("params")
+    for name in ("messages", "instructions", "system"):
+        yield from texts_in(params.get(name) if isinstance(params, dict) else None)
 
 
 def _current_task() -> asyncio.Task[object] | None:

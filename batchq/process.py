@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from typing import TypeVar
 
 import anyio
 
+from batchq import log
 from batchq.config import Settings
 from batchq.discovery import FoundWorker, find_worker, installed_workers
 from batchq.dump import DUMP_SIGNAL, dump_runner, dump_threads_from_now_on, dumping_threads, stop_dumping_threads
@@ -19,6 +21,7 @@ from batchq.errors import ConfigurationError
 from batchq.exit_codes import ExitCode
 from batchq.jobs import Batch, BatchState
 from batchq.runner import Runner, Stop
+from batchq.stacks import class_of, stack_of
 from batchq.store import Store
 from batchq.worker import Endpoint
 
@@ -157,15 +160,21 @@ async def run_until_interrupted(runner: Runner, say: Callable[[str], None]) -> i
 async def _run_and_listen(runner: Runner, listener: _Listener) -> Stop:
     collect_garbage_less_often()
     stop_dumping_threads()  # else the receiver would take the place of it
-    with anyio.open_signal_receiver(*_HEARD) as signals, dumping_threads():
+    with ExitStack() as closing, anyio.open_signal_receiver(*_HEARD) as signals, dumping_threads():
         _keep_signals_from_forks()
-        ended = await beside(runner.run, lambda: listener.listen(signals))
-        _hold_signals()
-    if listener.first is not None:
+        try:
+            return await beside(runner.run, lambda: listener.listen(signals))
+        finally:
+            _hold_signals()
+            closing.callback(_hear_while_closing, told_before=listener.first is not None)
+
+
+def _hear_while_closing(*, told_before: bool) -> None:
+    """Take the place of the receiver for what is left to do: no signal is a death by it."""
+    if told_before:
         _leave_at_once_when_told_again()
     dump_threads_from_now_on()
     _let_signals()
-    return ended
 
 
 def _leave_at_once_when_told_again() -> None:
@@ -206,6 +215,14 @@ def _hear_as_any_process() -> None:
     _let_signals()
 
 
+def _dump(runner: Runner) -> None:
+    """Tell what is running; whatever that meets, the worker goes on."""
+    try:
+        dump_runner(runner)
+    except Exception as error:  # noqa: BLE001 - awaitables of others may raise anything when they are looked at
+        log.get_logger().warning(log.DUMP_TASKS, count=0, stack=[class_of(error), *stack_of(error)])
+
+
 class _Listener:
     """Turns signals into stops: the first drains, the second releases. One more only asks what is running."""
 
@@ -219,7 +236,7 @@ class _Listener:
         """Hear signals until cancelled."""
         async for number in signals:
             if number == DUMP_SIGNAL:
-                dump_runner(self._runner)
+                _dump(self._runner)
             elif self.first is None:
                 self.first = number
                 self._say(f"batchq: stopping; {self._runner.in_flight} in flight may finish, once more to stop at once")

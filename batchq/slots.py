@@ -186,8 +186,6 @@ class Slots:
             outcome = await execute(claim, running.handler, running.scope)
         finally:
             seconds = time.monotonic() - began
-            if observed is not None:
-                observed.end(outcome, seconds)
             self._forget(running, outcome)
             ended = Ended(claim, outcome, round(seconds * 1000))
             # What was lost and has no answer has nothing to say; a late answer is logged with its cost.
@@ -195,3 +193,5 @@ class Slots:
                 self.released += isinstance(outcome, Released)
                 self.ended.append(ended)
             self._on_end()
+            if observed is not None:
+                observed.end(outcome, seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from traceback import walk_tb
 from types import CodeType, FrameType
 
@@ -56,9 +57,10 @@ def _places(awaited: object) -> Iterator[str]:
 
 def _inside(awaited: object) -> tuple[FrameType | None, object]:
     for kind, inner in (("cr", "await"), ("ag", "await"), ("gi", "yieldfrom")):
-        frame = getattr(awaited, f"{kind}_frame", None)
-        if frame is not None:
-            return frame, getattr(awaited, f"{kind}_{inner}", None)
+        with suppress(Exception):  # somebody's awaitable, which may make up its attributes
+            frame = getattr(awaited, f"{kind}_frame", None)
+            if isinstance(frame, FrameType):
+                return frame, getattr(awaited, f"{kind}_{inner}", None)
     return None, None
 
 

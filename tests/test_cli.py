@@ -795,3 +795,13 @@ def test_the_program_is_installed():
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (found.returncode, found.stdout[:7]) == (0, "batchq ")
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "told"), [("'set FOO first'", 1, "batchq: set FOO first"), ("", 0, ""), ("7", 7, "")]
+)
+def test_a_script_that_ends_python_ends_the_command_with_its_word(run, here, ended, code, told):
+    (here / "own.py").write_text(f"import sys\nsys.exit({ended})\n")
+    (here / "a.txt").write_text("a\n")
+    found, _, err = run("run", "a.txt", "-o", "out.txt", "--worker", "own.py:f")
+    assert (found, told in err) == (code, True), err

@@ -161,3 +161,27 @@ def test_a_credential_is_the_key_of_a_worker(place, tmp_path):
         done = place.run("worker", "--base-url", provider.base_url, "--until-empty")
         assert done.returncode == 0, done.stderr
         assert provider.ledger()["answered"] == 2
+
+
+def test_the_default_endpoint_is_what_base_url_says_and_nothing_else(place):
+    write(place.directory / "batchq.toml", ENDPOINT.format(name="default", url="https://collector.example/v1"))
+    done = place.run("config", "show", "--base-url", "http://127.0.0.1:1/v1")
+    assert (done.returncode, "the endpoint default is what base_url says" in done.stderr) == (78, True)
+
+
+def test_a_relative_path_in_a_dotenv_file_is_meant_from_it(place, tmp_path):
+    write(tmp_path / "project" / ".env", "BATCHQ_DB=queue.db\n")
+    assert shown(place)["settings"]["db"]["value"] == str(tmp_path / "project" / "queue.db")
+
+
+def test_a_switch_may_be_a_credential(place, tmp_path):
+    write(tmp_path / "credentials" / "batchq_insecure", "1\n")
+    assert shown(place)["settings"]["insecure"] == {
+        "value": True,
+        "from": f"batchq_insecure in {tmp_path}/credentials",
+    }
+
+
+def test_a_pyproject_of_somebody_else_may_be_anything(place):
+    (place.directory / "pyproject.toml").write_bytes(b"\xef\xbb\xbfname = 'caf\xe9'\n")
+    assert shown(place)["settings"]["db"]["from"] == "default"

@@ -418,3 +418,14 @@ def test_what_people_return_is_kept_as_json(value, kept):
     outcome = run(returning(value))
     assert isinstance(outcome, Succeeded)
     assert json.loads(outcome.answer.result) == kept
+
+
+def test_what_is_told_of_a_lane_quotes_no_system_prompt():
+    def halts(request: Request) -> str:
+        raise Halt(f"refused: {request.body}")
+
+    system = "The system prompt that nobody else should read."
+    outcome = run(halts, settings={"system": system, "params": {"instructions": "And these neither, not in any log."}})
+    assert isinstance(outcome, Halted)
+    assert "nobody else" not in outcome.reason.message
+    assert "neither" not in outcome.reason.message

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 import batchq
 from batchq.jobs import Answered, Batch, BatchState, Claim, Ended, Exchanged, Failed, Halted, Reason, Succeeded, Usage
-from batchq.log import EVENTS, events, get_logger, log_exchange
+from batchq.log import EVENTS, events, foreign, get_logger, log_exchange
 from batchq.log.foreign import make_alike
 from batchq.log.writing import write_events
 from batchq.settlement import settle
@@ -514,3 +514,23 @@ def test_a_worker_that_waits_for_its_database_is_not_ended_by_the_question(place
         connection.execute("ROLLBACK")
     assert worker.wait(60) == 0
     assert place.count("done") == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"got b'{PROMPT}'",
+        f"at 'C:\\\\dir\\\\' it got '{PROMPT}'",
+        f"an unclosed '{PROMPT}",
+        f'a "quote" and "{PROMPT}"',
+    ],
+)
+def test_what_a_library_quotes_is_left_out_however_it_quotes(message):
+    assert PROMPT not in foreign._without_quotes(message)
+
+
+def test_no_part_of_a_key_is_left_where_a_long_message_is_cut():
+    key = "sk-or-v1-" + "0123456789abcdef" * 4
+    told = foreign._shown("x " * 990 + key)
+    assert "0123" not in told
+    assert len(told) <= 2_000

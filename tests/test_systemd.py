@@ -204,3 +204,13 @@ def test_the_wheel_carries_the_files_themselves(tmp_path):
         if path.is_file()
     }
     assert held == shipped
+
+
+def test_the_database_is_named_where_it_is_looked_at(place):
+    done = place.run("service", "install", "--dry-run", "--", "--db", "postgresql://me:hunter2@h/d")
+    assert (done.returncode, "before the --" in done.stderr, "hunter2" in done.stdout + done.stderr) == (2, True, False)
+
+
+def test_a_queue_that_services_of_the_machine_do_not_see_is_refused(place):
+    done = place.run("service", "install", "--dry-run", "--db", "/tmp/queue.db")
+    assert (done.returncode, "don't see /tmp/queue.db" in done.stderr) == (78, True)

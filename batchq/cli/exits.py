@@ -116,7 +116,7 @@ def _code_of(error: BaseException) -> int:
             _forget_stdout()
             return EXIT_FAILURE
         case SystemExit():
-            return error.code if isinstance(error.code, int) else EXIT_FAILURE
+            return _code_of_exit(error)
         case OSError() if _is_of_stdout(error):
             return _code_of(OutputFailed.to("to standard output", error))
         case OSError() if error.errno in _NO_NAMES and error.filename is not None:
@@ -125,6 +125,14 @@ def _code_of(error: BaseException) -> int:
             what = f"{type(error).__name__}: {one_line(without_keys(str(error)))}"
             complain(f"batchq: unexpected {what}; run with {DEBUG_VARIABLE}=1 for the traceback")
             return EXIT_FAILURE
+
+
+def _code_of_exit(error: SystemExit) -> int:
+    """Return the code of a `sys.exit`, as Python does: a text is what was wrong."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    complain(f"batchq: {one_line(without_keys(str(error.code)))}")
+    return EXIT_FAILURE
 
 
 def _explain(error: BatchqError) -> None:

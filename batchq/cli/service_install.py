@@ -10,7 +10,7 @@ import click
 from batchq.cli.options import HELP_NAMES, command_class, db_option
 from batchq.display.messages import say
 from batchq.display.text import plural
-from batchq.errors import ConfigurationError
+from batchq.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from batchq.service.installation import Plan, Wanted
@@ -91,10 +91,13 @@ def _wanted(workers: int, db: str | None, options: tuple[str, ...], *, user: boo
     from batchq.service.installation import Wanted
     from batchq.service.program import is_hidden, refuse_hidden, this_program
 
+    if any(option == "--db" or option.startswith("--db=") for option in options):
+        raise UsageError("name the database before the --: batchq service install --db …")
     settings = load_settings(db=db)
     layer = settings.layers.layer("db")
     # What a file says, services read there themselves.
-    told = settings.db if layer is not None and layer.place in {Place.FLAG, Place.ENVIRONMENT} else None
+    known = {Place.SITE, Place.CREDENTIAL} | (set() if not user else {Place.DOTENV, Place.PROJECT, Place.USER})
+    told = settings.db if layer is not None and layer.place not in known else None
     file = None if told is None else database_file(told)
     program = this_program()
     if not user:

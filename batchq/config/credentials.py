@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from batchq.config.layers import Layer, Place
-from batchq.config.variables import PREFIX, variables_of_settings
+from batchq.config.variables import PREFIX, layer_of_variables, variables_of_settings
 from batchq.errors import ConfigurationError
 
 
@@ -18,15 +18,13 @@ def read_credentials(directory: Path) -> Layer:
     found: dict[str, Path] = {}
     with suppress(OSError):  # not there, or not for this user
         found = {file.name.upper(): file for file in directory.iterdir()}
-    values: dict[str, object] = {}
-    names: dict[str, str] = {}
-    for setting, choices in variables_of_settings().items():
-        for choice in choices:
-            if choice in found and setting not in values and (choice.startswith(PREFIX) or choice.endswith("_API_KEY")):
-                text = _read(found[choice])
-                if text and setting != "endpoints":
-                    names[setting], values[setting] = found[choice].name, text
-    return Layer(Place.CREDENTIAL, values, directory, names)
+    ours = [choice for choices in variables_of_settings().values() for choice in choices]
+    held = {
+        found[choice].name: _read(found[choice])
+        for choice in ours
+        if choice in found and (choice.startswith(PREFIX) or choice.endswith("_API_KEY"))
+    }
+    return layer_of_variables(Place.CREDENTIAL, held, directory)
 
 
 def _read(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,8 @@ DOTENV, TOML, PYPROJECT, USER_TOML = ".env", "batchq.toml", "pyproject.toml", "c
 ETC = Path("/etc/batchq")
 # Where container engines put secrets.
 RUN_SECRETS = Path("/run/secrets")
+# Of these, a relative path is meant from the file that names it.
+_PATHS = ("db", "api_key_file")
 _BOM = "\ufeff"
 
 
@@ -65,3 +67,15 @@ def refuse_mark(path: Path, start: str) -> None:
     """Raise ConfigurationError for the byte order mark of some editors: the first name would not be what it seems."""
     if start.startswith(_BOM):
         raise ConfigurationError(f"{path} begins with a byte order mark: save it as UTF-8 without one")
+
+
+def placed_in(directory: Path, values: Mapping[str, object]) -> dict[str, object]:
+    """Return values whose relative paths are meant from the file's directory, where that is not the current one."""
+    placed = dict(values)
+    if directory == Path.cwd():
+        return placed
+    for name in _PATHS:
+        text = placed.get(name)
+        if isinstance(text, str) and text and "://" not in text and not text.startswith((":", "~")):
+            placed[name] = str(directory / text)
+    return placed

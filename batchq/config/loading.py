@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,9 @@ from pydantic import ValidationError
 from batchq.concealing import remember
 from batchq.config.credentials import read_credentials
 from batchq.config.dotenv import read_dotenv
-from batchq.config.files import DOTENV, credential_directories, file_in, find_upwards, site_files, user_file
+from batchq.config.files import DOTENV, credential_directories, file_in, find_upwards, placed_in, site_files, user_file
 from batchq.config.layers import Layer, Layers, Place
-from batchq.config.settings import Settings
+from batchq.config.settings import DEFAULT_ENDPOINT, Settings
 from batchq.config.toml import project_layer, read_toml
 from batchq.config.variables import layer_of_variables
 from batchq.endpoints import check_url
@@ -37,7 +38,7 @@ def read_layers(flags: Mapping[str, object]) -> Layers:
     layers = [
         Layer(Place.FLAG, given),
         layer_of_variables(Place.ENVIRONMENT, os.environ),
-        *([] if dotenv is None else [layer_of_variables(Place.DOTENV, read_dotenv(dotenv), dotenv)]),
+        *([] if dotenv is None else [_layer_of_dotenv(dotenv)]),
         *(read_credentials(directory) for directory in credential_directories()),
         *([] if project is None else [project]),
         *_layers_of(Place.USER, [user_file()]),
@@ -59,6 +60,9 @@ def settings_from(layers: Layers) -> Settings:
     _remember_keys(settings)
     if settings.base_url is not None:
         check_url(settings.base_url, layers.told("base_url"))
+    if DEFAULT_ENDPOINT in settings.endpoints:
+        where = layers.told("endpoints", DEFAULT_ENDPOINT)
+        raise ConfigurationError(f"{where}: the endpoint {DEFAULT_ENDPOINT} is what base_url says: set that instead")
     for name, endpoint in settings.endpoints.items():
         check_url(endpoint.base_url, layers.told("endpoints", name, "base_url"))
     return settings
@@ -70,6 +74,11 @@ def rules_of_settings() -> FileRules:
 
     settings = load_settings()
     return FileRules(int(settings.db_mode, 8), settings.allow_network_fs)
+
+
+def _layer_of_dotenv(path: Path) -> Layer:
+    layer = layer_of_variables(Place.DOTENV, read_dotenv(path), path)
+    return replace(layer, values=placed_in(path.parent, layer.values))
 
 
 def _layers_of(place: Place, paths: list[Path]) -> list[Layer]:

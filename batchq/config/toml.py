@@ -6,13 +6,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from batchq.config.files import PYPROJECT, TOML, file_in, refuse_mark, upwards
+from batchq.config.files import PYPROJECT, TOML, file_in, placed_in, refuse_mark, upwards
 from batchq.config.layers import Layer, Place
 from batchq.config.settings import EndpointSettings, Settings
 from batchq.errors import ConfigurationError
-
-# Of these, a relative path is meant from the file that names it.
-_PATHS = ("db", "api_key_file")
 
 
 def project_layer() -> Layer | None:
@@ -36,9 +33,9 @@ def read_toml(place: Place, path: Path) -> Layer:
 
 def _table_of(path: Path) -> dict[str, object] | None:
     """Return the table [tool.batchq] of a pyproject.toml; None if it has none, or is somebody else's and broken."""
-    text = _text_of(path)
-    if "batchq" not in text:
+    if b"batchq" not in _bytes_of(path):
         return None
+    text = _text_of(path)
     tools = _parsed(path, text).get("tool")
     table = tools.get("batchq") if isinstance(tools, dict) else None
     if table is not None and not isinstance(table, dict):
@@ -46,13 +43,18 @@ def _table_of(path: Path) -> dict[str, object] | None:
     return table
 
 
-def _text_of(path: Path) -> str:
+def _bytes_of(path: Path) -> bytes:
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8 text") from None
+        return path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"can't read {path}: {error.strerror or error}") from None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        text = _bytes_of(path).decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text") from None
     refuse_mark(path, text)
     return text
 
@@ -74,22 +76,10 @@ def _layer(place: Place, path: Path, values: Mapping[str, object], prefix: str) 
         if not isinstance(table, dict):
             raise ConfigurationError(f"{path}: {where} is no table: write [{prefix}endpoints.NAME] above its keys")
         _refuse_unknown(path, f"{where}.", table, set(EndpointSettings.model_fields))
-    placed = _placed(path.parent, values)
+    placed = placed_in(path.parent, values)
     if endpoints:
-        placed["endpoints"] = {name: _placed(path.parent, table) for name, table in endpoints.items()}
+        placed["endpoints"] = {name: placed_in(path.parent, table) for name, table in endpoints.items()}
     return Layer(place, placed, path, {name: prefix + name for name in placed if name != "endpoints"} if prefix else {})
-
-
-def _placed(directory: Path, values: Mapping[str, object]) -> dict[str, object]:
-    """Return values whose relative paths are meant from the file's directory, where that is not the current one."""
-    placed = dict(values)
-    if directory == Path.cwd():
-        return placed
-    for name in _PATHS:
-        text = placed.get(name)
-        if isinstance(text, str) and text and "://" not in text and not text.startswith((":", "~")):
-            placed[name] = str(directory / text)
-    return placed
 
 
 def _refuse_unknown(path: Path, prefix: str, values: Mapping[str, object], known: set[str]) -> None:

@@ -39,8 +39,12 @@ class _Collector:
         self._measuring = measuring
 
     def collect(self) -> Iterator[Metric]:
-        measured = self._portal.call(self._measuring.measure)
-        return families_of(measured, self._measuring.counted)
+        return iter(self._portal.call(self._measure))
+
+    async def _measure(self) -> list[Metric]:
+        """Make the page on the loop, which counts: another look would change it under a thread's hands."""
+        measured = await self._measuring.measure()
+        return list(families_of(measured, self._measuring.counted))
 
     def describe(self) -> list[Metric]:
         """Tell nothing before the queue is open: the registry would read it."""

@@ -23,7 +23,11 @@ LIBRARIES = (
     "httpx", "httpx2", "openai", "opentelemetry", "psycopg", "pydantic_ai", "requests", "sqlalchemy", "urllib3",
 )  # fmt: skip
 _LONGEST = 2_000
-_QUOTED = re.compile(r"""(?<!\w)(["']).*?(?<!\\)\1""", re.DOTALL)
+# A key is taken out whole before anything is cut; of more than this nobody would see the beginning.
+_LOOKED_AT = 10 * _LONGEST
+_QUOTED = re.compile(
+    r"""(?:(?<!\w)|(?<=\b[bru])|(?<=\br[b]))(["'])(?:\\.|(?!\1).)*(?:\1|$)""", re.DOTALL | re.IGNORECASE
+)
 
 
 def write_what_others_say(level: str) -> None:
@@ -72,12 +76,16 @@ class _Handler(logging.Handler):
             message = f"a record that can't be read: {type(error).__name__} at {record.pathname}:{record.lineno}"
         if _of_a_library(record.name):
             message = _without_quotes(message)
-        fields: dict[str, object] = {"logger": record.name, "message": without_keys(message[:_LONGEST])}
+        fields: dict[str, object] = {"logger": record.name, "message": _shown(message)}
         raised = record.exc_info[1] if record.exc_info else None
         if raised is not None:
             fields |= _error_fields(raised)
         level = max(logging.DEBUG, min(record.levelno // 10 * 10, logging.CRITICAL))  # levels may have been made up
         get_logger().log(level, events.PYTHON_LOGGED, **call_fields(), **fields)
+
+
+def _shown(message: str) -> str:
+    return without_keys(message[:_LOOKED_AT])[:_LONGEST]
 
 
 def _of_a_library(name: str) -> bool:
@@ -101,7 +109,7 @@ def _tell_warning(
     file: TextIO | None = None,  # noqa: ARG001 - the signature is Python's
     line: str | None = None,  # noqa: ARG001
 ) -> None:
-    text = without_keys(_without_quotes(str(message))[:_LONGEST])
+    text = _shown(_without_quotes(str(message)))
     place = f"{filename}:{lineno}"
     get_logger().warning(events.PYTHON_WARNED, **call_fields(), category=category.__name__, place=place, message=text)
 

@@ -18,7 +18,7 @@ class Failures:
 
     def __init__(self) -> None:
         """Start with nothing counted."""
-        self._counted: dict[int, tuple[int, tuple[ErrorGroup, ...]]] = {}
+        self._counted: dict[int, tuple[tuple[int, int], tuple[ErrorGroup, ...]]] = {}
         self._due = 0.0
 
     async def of(self, found: Overview, store: Store) -> Mapping[str, tuple[ErrorGroup, ...]]:
@@ -37,12 +37,17 @@ class Failures:
 
     def _is_stale(self, progress: Progress) -> bool:
         told = self._counted.get(progress.batch.id)
-        return told is None or told[0] != progress.counts.failed
+        return told is None or told[0] != _version(progress)
 
     async def _count(self, progress: Progress, store: Store) -> None:
         began = time.monotonic()
         groups = tuple(await store.errors(progress.batch))
         ended = time.monotonic()
         self._counted.pop(progress.batch.id, None)  # who was counted last stands last
-        self._counted[progress.batch.id] = (progress.counts.failed, groups)
+        self._counted[progress.batch.id] = (_version(progress), groups)
         self._due = ended + (ended - began) * _ONE_PART_IN
+
+
+def _version(progress: Progress) -> tuple[int, int]:
+    """Return what changes whenever the failures may: as many may have failed for another reason since."""
+    return progress.counts.failed, progress.attempts

@@ -66,7 +66,7 @@ def install(manager: Manager, plan: Plan, tell: Tell) -> bool:
             tell(f"{path} is as it should be")
             continue
         changed |= before is not None
-        _write(path, text)
+        _write(path, text, for_all=not manager.user)
         tell(f"wrote {path}")
     for command in plan.commands:
         tell(" ".join(command))
@@ -111,7 +111,7 @@ def _drop_in(wanted: Wanted) -> str:
         lines.append(f"WorkingDirectory={quoting.path(str(wanted.directory))}")
     if wanted.db is not None:
         lines.append(f"Environment={quoting.quoted(f'BATCHQ_DB={wanted.db}')}")
-    if wanted.file is not None:
+    if wanted.file is not None and wanted.directory is None:
         lines.append(f"ReadWritePaths={quoting.quoted(str(wanted.file.parent))}")
     return "\n".join(lines) + "\n"
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> str | None:
         raise BatchqError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, *, for_all: bool) -> None:
     """Put a whole file into its place. A user's own is for nobody else: it may name a database with its password."""
     draft = path.with_name(f".{path.name}.new")
     try:
@@ -135,7 +135,7 @@ def _write(path: Path, text: str) -> None:
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(file, "w", encoding="utf-8") as opened:  # noqa: PTH123 - a descriptor
             opened.write(text)
-        if os.geteuid() == 0:
+        if for_all:
             draft.chmod(0o644)
         draft.replace(path)
     except OSError as error:

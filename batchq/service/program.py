@@ -9,8 +9,8 @@ from pathlib import Path
 
 from batchq.errors import ConfigurationError
 
-# ProtectHome= of the unit hides them.
-_HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"))
+# ProtectHome= and PrivateTmp= of the unit hide them.
+_HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 
 
 def this_program() -> list[str]:
@@ -34,7 +34,7 @@ def refuse_hidden(program: list[str]) -> None:
 
 def is_hidden(path: Path) -> bool:
     """Whether services don't see a path, whatever its mode."""
-    return any(path.is_relative_to(home) for home in _HIDDEN)
+    return any(real.is_relative_to(home) for home in _HIDDEN for real in (path, path.resolve()))
 
 
 def _is_reachable(path: Path) -> bool:

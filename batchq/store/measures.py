@@ -51,7 +51,7 @@ def read_ended(tx: Transaction, batch_id: int, place: FinishedPlace, since: int,
 
     What ended a moment ago is left for the next time where a transaction that began before it may end after it.
     """
-    until = tx.now - STILL_COMMITTING_MS if locks_rows(tx) else tx.now
+    until = tx.now - (STILL_COMMITTING_MS if locks_rows(tx) else 1)  # more may end within this millisecond
     bound = {"of_batch": batch_id, "at": place.at, "of_job": place.job_id, "until": until, "most": limit}
     ended = tx.connection.execute(_ENDED, bound).all()
     if not ended:

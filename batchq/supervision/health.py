@@ -54,7 +54,7 @@ class Heartbeat:
             values = {field.name: found[field.name] for field in fields(cls)}
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
-        texts = {values.get(name) for name in ("id", "phase")}
+        texts = [values.get(name) for name in ("id", "phase")]
         numbers = [value for name, value in values.items() if name not in {"id", "phase"}]
         if all(isinstance(text, str) for text in texts) and all(isinstance(number, int | float) for number in numbers):
             return cls(**values)
@@ -102,6 +102,8 @@ def _look_at(directory: int, name: str, owners: set[int]) -> Iterator[WorkerHeal
         if not stat.S_ISREG(about.st_mode) or about.st_uid not in owners:
             return
         last, ended = _read(file), _has_ended(file)
+        if not os.fstat(file).st_nlink:  # it said goodbye at this very moment
+            return
         if ended:
             with suppress(OSError):  # another has taken it away, or this user may only read
                 os.unlink(name, dir_fd=directory)

@@ -121,7 +121,8 @@ class _Attempt:
             if span is not None:
                 with suppress(Exception):
                     self._tell(span, outcome)
-                span.end()
+                with suppress(Exception):
+                    span.end()
 
     def _measure(self, outcome: Outcome, seconds: float) -> None:
         error = _error_attributes(outcome)
