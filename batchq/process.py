@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
@@ -51,8 +51,11 @@ def gather_workers(references: Sequence[str]) -> dict[str, FoundWorker]:
 def gather_endpoints(settings: Settings) -> dict[str, Endpoint]:
     """Return the endpoints that this process's own settings know. Raises ConfigurationError for an insecure one."""
     found = {name: settings.require_endpoint(name) for name in settings.known_endpoints()}
-    for endpoint in found.values():
-        settings.refuse_insecure(endpoint)
+    for name, endpoint in found.items():
+        try:
+            settings.refuse_insecure(endpoint)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the endpoint {name}: {error}") from None
     return found
 
 
@@ -140,8 +143,8 @@ def collect_garbage_less_often() -> None:
 async def run_until_signalled(runner: Runner, say: Callable[[str], None]) -> int:
     """Run until done or told to stop; return the exit code.
 
-    First SIGTERM or SIGINT: claim no more, drain; 0 when all drained, 75 when some were released at the
-    deadline. Second: release at once; 143 or 130. Third: leave.
+    First SIGTERM, SIGINT or SIGHUP: claim no more, drain; 0 when all drained, 75 when some were released at the
+    deadline. Second: release at once; 143, 130 or 129. Third: leave.
     """
     listener = _Listener(runner, say)
     ended = await _run_and_listen(runner, listener)
@@ -160,7 +163,7 @@ async def run_until_interrupted(runner: Runner, say: Callable[[str], None]) -> i
 async def _run_and_listen(runner: Runner, listener: _Listener) -> Stop:
     collect_garbage_less_often()
     stop_dumping_threads()  # else the receiver would take the place of it
-    with ExitStack() as closing, anyio.open_signal_receiver(*_HEARD) as signals, dumping_threads():
+    with ExitStack() as closing, anyio.open_signal_receiver(*_heard()) as signals, dumping_threads():
         _keep_signals_from_forks()
         try:
             return await beside(runner.run, lambda: listener.listen(signals))
@@ -179,7 +182,7 @@ def _hear_while_closing(*, told_before: bool) -> None:
 
 def _leave_at_once_when_told_again() -> None:
     """Let one more signal end what is left, the closing of connections: with its code, not as a death by it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _heard() - {DUMP_SIGNAL}:
         signal.signal(number, lambda heard, _frame: os._exit(128 + heard))
 
 
@@ -193,16 +196,25 @@ def _keep_signals_from_forks() -> None:
         os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_hear_as_any_process)
 
 
-_HEARD = (signal.SIGINT, signal.SIGTERM, *([] if DUMP_SIGNAL is None else [DUMP_SIGNAL]))
+# A terminal that is closed; None where there is no such signal: on Windows.
+_HANG_UP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
+
+
+def _heard() -> set[signal.Signals]:
+    """Return the signals to hear: not a hang-up that `nohup` has this process pass over."""
+    heard = {signal.SIGINT, signal.SIGTERM, DUMP_SIGNAL}
+    if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:
+        heard.add(_HANG_UP)
+    return {number for number in heard if number is not None}
 
 
 def _hold_signals() -> None:
     """Let those wait that come before the child has done so."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _heard())
 
 
 def _let_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _heard())
 
 
 def _hear_as_any_process() -> None:
@@ -210,7 +222,8 @@ def _hear_as_any_process() -> None:
     stop_dumping_threads()
     if DUMP_SIGNAL is not None:
         signal.signal(DUMP_SIGNAL, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in _heard() & {signal.SIGTERM, _HANG_UP}:
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_signals()
 

@@ -104,7 +104,7 @@ def test_a_worker_stopped_past_its_lease_is_believed_if_nobody_took_over(place):
 
 
 @ON_BOTH
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_second_signal_releases_at_once_and_charges_nothing(place, number, code):
     with running_provider() as provider:
         provider.behave(latency=60)

@@ -122,6 +122,7 @@ async def _serve(
 ) -> int:
     from dataclasses import replace
 
+    from batchq.database import database_file
     from batchq.process import check_keys, gather_endpoints, run_until_signalled
     from batchq.runner import Runner
     from batchq.store import open_store
@@ -130,7 +131,11 @@ async def _serve(
 
     endpoints = gather_endpoints(settings)
     on_locked = lambda why: voice.say(f"batchq: {why}")  # noqa: E731
+    file = database_file(settings.db)
+    is_new = file is not None and not file.exists()
     async with await open_store(settings.db, create=not names, on_locked=on_locked) as store:
+        if is_new:
+            voice.say(f"batchq: there was no queue at {file}: it was made, and is empty")
         await store.refuse_moved()
         if names:
             options = replace(options, batch_ids=frozenset([(await store.batch(name)).id for name in names]))
