@@ -12,7 +12,6 @@ SHARED_SERVER = pytest.StashKey[SharedServer]()
 
 # The longest of all, first: what starts last lengthens the whole run when it is long.
 LONGEST = (
-    "test_mypy_is_content",
     "test_every_history_keeps_the_invariants",
     "test_six_at_once_upgrade_once",
     "test_many_workers_start_at_once_on_an_empty_directory",

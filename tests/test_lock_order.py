@@ -174,7 +174,7 @@ async def test_nobody_waits_in_a_circle_and_all_accounts_agree(crowd, monkeypatc
     monkeypatch.setattr(postgres, "is_conflict", noted)
     await crowd.run(*[crowd.runner] * 6, *[crowd.producer] * 2, *[crowd.operator] * 3, crowd.purger)
 
-    assert min(crowd.did[what] for what in ("exchanges", "appended", "operated", "purged")) > 1, crowd.did
+    assert min(crowd.did[what] for what in ("exchanges", "appended", "operated", "purged")) > 0, crowd.did
     assert "\n\n".join(conflicts) == ""
     assert deadlocks(crowd.location) == 0
     async with await open_store(crowd.location) as store:

@@ -38,7 +38,7 @@ def arena(location, monkeypatch):
 
 def test_every_history_keeps_the_invariants(arena):
     # A history takes longer on a server.
-    examples = STEPS // STEPS_OF_A_HISTORY or (36 if arena.is_sqlite else 8)
+    examples = STEPS // STEPS_OF_A_HISTORY or (24 if arena.is_sqlite else 6)
     began = time.monotonic()
     explore(arena, examples=examples, steps=STEPS_OF_A_HISTORY, derandomize=not STEPS)
     if STEPS:

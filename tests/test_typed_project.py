@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from worker_examples import write_examples
 
+pytestmark = pytest.mark.wheel
+
 ROOT = Path(__file__).resolve().parent.parent
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 # Not there after a `pip install batchq` alone.
