@@ -91,6 +91,7 @@ def test_anything_else_is_no_table(data):
     assert rows_of_table(data) is None
 
 
+@pytest.mark.filterwarnings("ignore:The .generic. unit for NumPy timedelta:DeprecationWarning")  # of pandas itself
 def test_pandas_own_kinds_of_values():
     frame = pd.DataFrame({
         "whole": pd.array([1, None], dtype="Int64"),
