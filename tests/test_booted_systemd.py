@@ -5,26 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from booted_systemd import booted
+from processes import wait_for
 
 pytestmark = pytest.mark.systemd
 
 ROOT = Path(__file__).resolve().parent.parent
 # Where all users may read it, as a package of the system would be.
 PROGRAM = "/opt/batchq"
-
-
-def wait_for(condition, what, deadline=60.0):
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"waited {deadline:g} s in vain for {what}")
 
 
 @pytest.fixture(scope="module")

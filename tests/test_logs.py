@@ -17,6 +17,7 @@ from raw_connection import connect
 from structlog.testing import capture_logs
 
 import batchq
+from batchq import stacks
 from batchq.jobs import Answered, Batch, BatchState, Claim, Ended, Exchanged, Failed, Halted, Reason, Succeeded, Usage
 from batchq.log import EVENTS, events, foreign, get_logger, log_exchange
 from batchq.log.foreign import make_alike
@@ -535,3 +536,11 @@ def test_no_part_of_a_key_is_left_where_a_long_message_is_cut():
     told = foreign._shown("x " * 990 + key)
     assert "9876" not in told
     assert len(told) <= 2_000
+
+
+def test_an_awaitable_that_makes_up_its_attributes_has_no_places():
+    class Proxy:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    assert list(stacks._places(Proxy())) == []

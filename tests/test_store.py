@@ -56,7 +56,19 @@ from batchq.errors import (
     SchemaMismatch,
     UnknownBatch,
 )
-from batchq.jobs import BatchState, Claim, Ended, Failed, JobState, NewBatch, NewJob, Reason, Serving, Usage
+from batchq.jobs import (
+    BatchState,
+    Claim,
+    Ended,
+    Failed,
+    FinishedPlace,
+    JobState,
+    NewBatch,
+    NewJob,
+    Reason,
+    Serving,
+    Usage,
+)
 from batchq.request import encode
 from batchq.schema import SCHEMA_VERSION
 from batchq.settlement import Settlement, settle
@@ -1718,3 +1730,15 @@ def test_a_settlement_keeps_its_claim_and_its_reason():
     claim = Claim(1, 1, None, 0, None, "", 1, 0, 0)
     settlement = settle(Ended(claim, Failed(Reason("timeout", "slow", 504)), 3))
     assert (settlement.state, settlement.reason.status) == (JobState.FAILED, 504)
+
+
+async def test_what_an_exporter_counts_lies_behind_the_millisecond_that_goes_on(store, clock):
+    batch = await fill(store, 2)
+    hand = Hand(store)
+    first, second = await hand.claim(2)
+    await hand.settle(done(second))
+    page = await store.ended(batch.id, FinishedPlace(), 0)
+    assert page.jobs == ()
+    await hand.settle(done(first))  # in the same millisecond, with the lower id
+    clock.advance(1_000)
+    assert len((await store.ended(batch.id, page.place, 0)).jobs) == 2

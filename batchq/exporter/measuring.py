@@ -36,7 +36,7 @@ class Measured:
 
 
 class Measuring:
-    """Looks at a queue whenever it is asked to, at most every `cache` seconds; an async context manager."""
+    """Looks at a queue whenever it is asked to, at most every `cache` seconds; whoever made it closes it."""
 
     def __init__(self, opening: Callable[[], Awaitable[Store]], cache: float, say: Callable[[str], None]) -> None:
         """Look at what `opening` opens; `say` hears why that can't be read, each time it changes."""
